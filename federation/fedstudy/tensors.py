@@ -1,0 +1,268 @@
+"""The wire and disk form of model state: a safetensors file, memory-mapped rather than parsed, named by its sha256.
+
+Layout (https://github.com/huggingface/safetensors, format description): 8 bytes little-endian length N, N bytes of JSON header,
+then one contiguous payload. Files written here are canonical: tensors in order of name, header padded with blanks to a multiple
+of 8; equal tensors and metadata give equal bytes. The reader accepts any valid file and refuses everything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedstudy.errors import NoSpaceError, UpdateError
+
+Array = npt.NDArray[Any]
+
+MAX_HEADER = 16 << 20
+"""Largest header that is read, in bytes; about 100,000 tensors."""
+
+CONSTANT_PREFIX = "constant."
+"""Tensors of a model whose name begins so are set once, by Initialise; a site never sends them back."""
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+}  # fmt: skip
+_CODES = {dtype: code for code, dtype in _DTYPES.items() if code != "BF16"}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: dtype code, shape, and its bytes [begin, end) within the payload."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file by content: `sha256:…` and its length in bytes."""
+
+    digest: str
+    size: int
+
+
+def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """The canonical file of some tensors, as bytes.
+
+    Args:
+        tensors: name → array; dtypes of safetensors other than bfloat16.
+        metadata: strings to keep with them.
+
+    Raises:
+        UpdateError: a dtype that the format does not have.
+    """
+    arrays = {name: _contiguous(name, tensors[name]) for name in sorted(tensors)}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name, array in arrays.items():
+        header[name] = {
+            "dtype": _CODES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(array.tobytes() for array in arrays.values())])
+
+
+def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Blob:
+    """Write the canonical file durably (fsync, then rename) and return its name by content.
+
+    Raises:
+        NoSpaceError: the disk is full; nothing is left behind.
+    """
+    data = encode(tensors, metadata)
+    write_bytes(path, data)
+    return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file durably: all of it, or none.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (28, 122):
+            raise NoSpaceError(f"No space left to write {path}.", "Free some space, then resume.") from error
+        raise
+
+
+def digest_file(path: Path) -> Blob:
+    """The name by content of any file."""
+    sha, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+            size += len(block)
+    return Blob("sha256:" + sha.hexdigest(), size)
+
+
+class TensorFile:
+    """A tensor file, memory-mapped; arrays are read-only views that live as long as the file is open.
+
+    Raises:
+        UpdateError: the file is not a valid safetensors file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            self.size = os.fstat(file.fileno()).st_size
+            if self.size < 8:
+                raise UpdateError(f"{path.name} is shorter than a tensor file's length field.")
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        try:
+            self._payload, self.tensors, self.metadata = parse_header(self._map, self.size)
+        except UpdateError:
+            self._map.close()
+            raise
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+    def array(self, name: str) -> Array:
+        """A read-only view of one tensor; bfloat16 comes as uint16 bit patterns."""
+        info = self.tensors[name]
+        count = math.prod(info.shape)
+        flat = np.frombuffer(
+            self._map, dtype=_DTYPES[info.dtype], count=count, offset=self._payload + info.begin
+        )
+        return flat.reshape(info.shape)
+
+    def arrays(self) -> dict[str, Array]:
+        """All tensors as copies, which outlive the file."""
+        return {name: self.array(name).copy() for name in self.tensors}
+
+    def close(self) -> None:
+        """Unmap; views handed out keep the mapping until they are gone."""
+        try:
+            self._map.close()
+        except BufferError:
+            pass  # a view is still alive: the mapping goes with the last of them
+
+
+def read(path: Path) -> dict[str, Array]:
+    """All tensors of a file, copied into memory.
+
+    Raises:
+        UpdateError: the file is not a valid safetensors file.
+    """
+    with TensorFile(path) as file:
+        return file.arrays()
+
+
+def parse_header(data: Any, size: int) -> tuple[int, dict[str, TensorInfo], dict[str, str]]:
+    """Check a header and return (start of the payload, tensors by name, metadata).
+
+    Every byte of the payload belongs to exactly one tensor; nothing is allocated beyond the header.
+
+    Args:
+        data: the file's bytes, or a mapping of them.
+        size: its length.
+
+    Raises:
+        UpdateError: anything that the format does not allow.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER or 8 + length > size:
+        raise UpdateError(
+            f"The tensor file declares a header of {length} bytes; the file has {size}, the limit is {MAX_HEADER}."
+        )
+    try:
+        header = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise UpdateError(f"The tensor file's header is not valid JSON: {error}.") from None
+    if not isinstance(header, dict):
+        raise UpdateError("The tensor file's header is not a JSON object.")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise UpdateError("The tensor file's metadata is not a map of strings.")
+    tensors = {name: _tensor_info(name, entry) for name, entry in header.items()}
+    end = 0
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if info.begin != end:
+            raise UpdateError(
+                f"Tensor {name!r} begins at byte {info.begin}, expected {end}: the payload has gaps or overlaps."
+            )
+        end = info.end
+    if 8 + length + end != size:
+        raise UpdateError(f"The tensor file has {size} bytes; its header describes {8 + length + end}.")
+    return 8 + length, tensors, metadata
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands twice")
+    return result
+
+
+def _tensor_info(name: str, entry: Any) -> TensorInfo:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise UpdateError(f"Tensor {name!r} is not described by dtype, shape and data_offsets.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise UpdateError(f"Tensor {name!r} has the unknown dtype {dtype!r}.")
+    if (
+        not isinstance(shape, list)
+        or len(shape) > 32
+        or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
+    ):
+        raise UpdateError(f"Tensor {name!r} has an invalid shape.")
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(type(n) is int and 0 <= n < 1 << 60 for n in offsets)
+    ):
+        raise UpdateError(f"Tensor {name!r} has invalid offsets.")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
+        raise UpdateError(
+            f"Tensor {name!r} takes {end - begin} bytes, which its shape {shape} and dtype {dtype} do not."
+        )
+    return TensorInfo(dtype, tuple(shape), begin, end)
+
+
+def _contiguous(name: str, array: Array) -> Array:
+    little = np.asarray(array)
+    dtype = little.dtype.newbyteorder("<") if little.dtype.byteorder == ">" else little.dtype
+    if dtype not in _CODES:
+        raise UpdateError(f"Tensor {name!r} has dtype {little.dtype}, which a tensor file cannot hold.")
+    return np.asarray(little, dtype=dtype, order="C")

@@ -1,0 +1,1 @@
+"""The wire: one protocol, mutual TLS 1.3, resumable streams of chunks."""

@@ -1,0 +1,1 @@
+"""fedstudy's control plane: the only part with Kubernetes credentials, or, on one machine, with processes to start."""
