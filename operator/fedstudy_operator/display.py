@@ -1,0 +1,193 @@
+"""What a person sees while studies run: a live table on a terminal, plain lines elsewhere. Pure: state in, text out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fedstudy.wire.admin import AggregatorState, Phase, SiteState
+
+_COLOURS = {
+    "Training": "green",
+    "Evaluating": "cyan",
+    "Idle": "dim",
+    "Done": "green",
+    "Failed": "red",
+    "Late": "yellow",
+    "Revoked": "red",
+}
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study as the display needs it.
+
+    Attributes:
+        name: of the study.
+        state: of its aggregator; None before it answers.
+        waiting: what is being waited for before that, in a few words.
+    """
+
+    name: str
+    state: AggregatorState | None
+    waiting: str = ""
+
+
+def size(count: float) -> str:
+    """Bytes for people: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: 3:07, or a dash where unknown."""
+    if seconds is None:
+        return "–"
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def headline(view: StudyView, elapsed: float) -> str:
+    """One line about a study: phase, round, metric, bytes, time."""
+    state = view.state
+    if state is None:
+        return f"{view.name}: {view.waiting or 'starting'} · {duration(elapsed)}"
+    parts = [f"{view.name}: {_phase(state)}"]
+    if state.round:
+        parts.append(f"round {state.round}/{state.rounds}")
+    if shown := main_metric(state.metrics):
+        parts.append(f"validation {shown[0]} {shown[1]:.3f} (round {state.metrics_round})")
+    parts.append(f"{size(state.bytes_in + state.bytes_out)} moved")
+    parts.append(duration(elapsed))
+    if state.seconds_left is not None and state.phase not in (Phase.COMPLETE, Phase.FAILED):
+        parts.append(f"about {duration(state.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def main_metric(metrics: dict[str, float]) -> tuple[str, float] | None:
+    """The metric that is shown first."""
+    for name in ("auc", "c_index", "accuracy", "log_loss"):
+        if name in metrics:
+            return name, metrics[name]
+    return None
+
+
+def site_cells(site: SiteState) -> list[str]:
+    """A site's row: name, state, round, samples, loss, rate, time left."""
+    progress = site.progress
+    done = f"{progress.samples_done}/{progress.samples_total}" if progress.samples_total else "–"
+    return [
+        site.name,
+        site.state
+        if site.connected or site.state in ("Done", "Revoked", "Invited")
+        else f"{site.state} (lost)",
+        str(site.last_round or "–"),
+        str(site.samples or "–"),
+        done,
+        f"{progress.loss:.3f}" if progress.loss is not None else "–",
+        f"{progress.samples_per_second:.1f}/s" if progress.samples_per_second else "–",
+        duration(progress.seconds_left),
+    ]
+
+
+def table(view: StudyView, elapsed: float) -> RenderableType:
+    """The live table of one study."""
+    rows = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for name in ("site", "state", "round", "cases", "samples", "loss", "rate", "left"):
+        rows.add_column(name, justify="left" if name in ("site", "state") else "right")
+    for site in view.state.sites if view.state else []:
+        cells = site_cells(site)
+        rows.add_row(cells[0], Text(cells[1], style=_COLOURS.get(site.state, "")), *cells[2:])
+    title = Text(headline(view, elapsed), style="bold")
+    notes = (
+        [Text(view.state.message, style="yellow")]
+        if view.state and view.state.message and view.state.phase is not Phase.COMPLETE
+        else []
+    )
+    reasons = [
+        Text(f"{s.name}: {s.reason}", style="yellow")
+        for s in (view.state.sites if view.state else [])
+        if s.reason
+    ]
+    return Group(title, rows, *notes, *reasons)
+
+
+@dataclass
+class Display:
+    """Shows studies on a console; with a terminal as a live table, else as a line for each thing that changed."""
+
+    console: Console
+    quiet: bool = False
+    _live: Live | None = None
+    _said: dict[str, str] = field(default_factory=dict)
+    _start: float = field(default_factory=time.monotonic)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal and not self.quiet:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, views: Sequence[StudyView]) -> None:
+        """Show the present state."""
+        elapsed = time.monotonic() - self._start
+        if self._live is not None:
+            self._live.update(Group(*(table(view, elapsed) for view in views)))
+        elif not self.quiet:
+            for view in views:
+                self._lines(view, elapsed)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if not self.quiet:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _lines(self, view: StudyView, elapsed: float) -> None:
+        """A line when the phase, the round, the metric, or a site's state or reason changed."""
+        state = view.state
+        key = (
+            view.waiting
+            if state is None
+            else f"{state.phase}{state.round}{state.metrics_round}{state.message}"
+        )
+        if self._said.get(view.name) != key:
+            self._said[view.name] = key
+            message = f" · {state.message}" if state and state.message else ""
+            self.say(headline(view, elapsed) + message)
+        for site in state.sites if state else []:
+            # Late, lost and failed sites are worth a line each; a site that works as it should is not.
+            trouble = site.reason or (
+                "" if site.connected or site.state in ("Invited", "Done") else "connection lost"
+            )
+            name = f"{view.name}/{site.name}"
+            if self._said.get(name, "") != trouble:
+                self._said[name] = trouble
+                self.say(f"{view.name}: {site.name}: {trouble or 'is back'}")
+
+
+def _phase(state: AggregatorState) -> str:
+    words = {
+        Phase.WAITING_FOR_SITES: "waiting for sites",
+        Phase.PROLOGUE: "exchanging statistics",
+        Phase.TRAINING: "training",
+        Phase.EPILOGUE: "final evaluation",
+        Phase.COMPLETE: "complete",
+        Phase.FAILED: "failed",
+        Phase.SUSPENDED: "suspended",
+    }
+    return words[state.phase]
