@@ -146,11 +146,8 @@ def object_faults(manifest: Manifest) -> list[Fault]:
     try:
         model.model_validate(manifest.content)
     except ValidationError as error:
-        return [
-            fault
-            for entry in error.errors()
-            for fault in _explain(manifest, model, cast(dict[str, Any], entry))
-        ]
+        entries = (cast(dict[str, Any], entry) for entry in error.errors())
+        return _one_each([fault for entry in entries for fault in _explain(manifest, model, entry)])
     return []
 
 
