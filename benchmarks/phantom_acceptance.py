@@ -13,17 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from fedstudy_trainer.data.phantom import PROFILES, CohortProfile, SiteProfile, draw_patients, oracle_features
-from fedstudy_trainer.data.phantom.clinical import Patient
-from fedstudy_trainer.data.phantom.profiles import SEQUENCES
-from fedstudy_trainer.data.phantom.scanner import affine
-from fedstudy_trainer.data.phantom.writer import draw_images, split_patients
 from lifelines import CoxPHFitter
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+
+from fedstudy_trainer.data.phantom import PROFILES, CohortProfile, SiteProfile, draw_patients, oracle_features
+from fedstudy_trainer.data.phantom.clinical import Patient
+from fedstudy_trainer.data.phantom.profiles import SEQUENCES
+from fedstudy_trainer.data.phantom.scanner import affine
+from fedstudy_trainer.data.phantom.writer import draw_images, split_patients
 
 BANDS = {
     "age-only AUC": (0.78, 0.88),
@@ -112,7 +113,9 @@ def load_pooled(profile: CohortProfile, seed: int) -> tuple[torch.Tensor, np.nda
         patients = draw_patients(site, seed=seed)
         for patient, split in zip(patients, split_patients(site, patients, seed=seed), strict=True):
             stored, missing = draw_images(site, patient, grid=profile.grid, seed=seed)
-            images.append(_normalised(stored, missing, spacing=affine(site, profile.grid)[2, 2], profile=profile))
+            images.append(
+                _normalised(stored, missing, spacing=affine(site, profile.grid)[2, 2], profile=profile)
+            )
             labels.append(patient.record.idh == "mutant")
             splits.append("outside" if site.name == "outside" else split)
             sites.append(site.name)
@@ -156,13 +159,15 @@ def cnn_figures(profile: CohortProfile, *, epochs: int, seed: int) -> dict[str, 
             inputs = images[batch].flip(2) if rng.random() < 0.5 else images[batch]
             loss = nn.functional.binary_cross_entropy_with_logits(model(inputs), truth[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     model.eval()
     with torch.no_grad():
         score = torch.cat([model(images[i : i + 16]) for i in range(0, len(images), 16)]).numpy()
-    figures = {"small CNN pooled AUC": float(roc_auc_score(labels[splits == "test"], score[splits == "test"]))}
+    figures = {
+        "small CNN pooled AUC": float(roc_auc_score(labels[splits == "test"], score[splits == "test"]))
+    }
     for site in dict.fromkeys(sites):
         chosen = (sites == site) & np.isin(splits, ("test", "outside"))
         figures[f"  small CNN at {site}"] = float(roc_auc_score(labels[chosen], score[chosen]))
@@ -195,7 +200,9 @@ def _print(title: str, runs: Sequence[dict[str, float]]) -> None:
         values = [run[name] for run in runs]
         low, high = BANDS.get(name, (float("nan"), float("nan")))
         band = "" if name not in BANDS else f"  band {low:.2f}..{high:.2f}"
-        verdict = "" if name not in BANDS else ("  ok" if low <= float(np.mean(values)) <= high else "  OUTSIDE")
+        verdict = (
+            "" if name not in BANDS else ("  ok" if low <= float(np.mean(values)) <= high else "  OUTSIDE")
+        )
         print(f"  {name:28s} {np.mean(values):.3f} [{min(values):.3f}..{max(values):.3f}]{band}{verdict}")
 
 

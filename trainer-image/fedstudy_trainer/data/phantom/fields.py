@@ -54,13 +54,11 @@ def spline_field(rng: np.random.Generator, grid: int, *, controls: int = 6) -> A
 
 
 def polynomial_field(rng: np.random.Generator, grid: int, *, order: int = 3) -> Array:
-    """A polynomial of total degree 1..order whose largest absolute value is 1, shape (grid, grid, grid)."""
+    """A polynomial of total degree 1..order without a constant term, shape (grid, grid, grid)."""
     coefficients = rng.standard_normal((order + 1,) * 3, dtype=np.float32)
     degree = np.indices(coefficients.shape).sum(axis=0)
     coefficients[(degree > order) | (degree == 0)] = 0.0
-    field = _product(_legendre_basis(grid, order), coefficients)
-    scaled: Array = field / np.abs(field).max()
-    return scaled
+    return _product(_legendre_basis(grid, order), coefficients)
 
 
 def pink_noise(rng: np.random.Generator, grid: int) -> Array:

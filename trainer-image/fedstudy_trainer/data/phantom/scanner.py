@@ -47,7 +47,9 @@ def scan(
     Order: shading, contrast (signal ** gamma) and gain, averaging into slices, Rician noise, mark, rounding.
     """
     grid = head.mask.shape[0]
-    shading = 1.0 + np.float32(site.bias_field) * polynomial_field(rng, grid)[head.mask]
+    shading = polynomial_field(rng, grid)[head.mask]
+    # Scaled where it is seen: a polynomial is largest in the corners of the cube, outside the head.
+    shading = 1.0 + np.float32(site.bias_field) * shading / np.abs(shading).max()
     gain = site.gain * math.exp(rng.normal(0.0, 0.05))
     cube = np.zeros((4, *head.mask.shape), dtype=np.float32)
     cube[:, head.mask] = gain * np.maximum(signal * shading, 0.01) ** np.float32(site.gamma)

@@ -18,8 +18,8 @@ _LOBE_MUT = (0.55, 0.22, 0.08, 0.02, 0.13)
 _MAX_WHOLE_CC = 380.0
 # Some tumours look like the other genotype's on MRI; without them imaging would tell IDH better than it does in
 # patients (effect size of enhancement d = -2.2 in TCGA, and no published AUC above .98).
-_LOOKS_WILDTYPE_AMONG_MUTANT = 0.10
-_LOOKS_MUTANT_AMONG_WILDTYPE = 0.05
+_LOOKS_WILDTYPE_AMONG_MUTANT = 0.075
+_LOOKS_MUTANT_AMONG_WILDTYPE = 0.035
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def draw_look(rng: np.random.Generator, appearance: str) -> Look:
         lobe=LOBES[choose(rng, _LOBE_WT if wildtype else _LOBE_MUT)],
         side=1 if rng.random() < 0.5 else -1,
         compactness=float(rng.beta(1.1, 2.4) if wildtype else rng.beta(2.4, 1.0)),
-        ring=bool(rng.random() < (0.90 if wildtype else 0.25)),
+        ring=bool(rng.random() < (0.92 if wildtype else 0.20)),
         mismatch=mismatch,
         calcified=bool(rng.random() < (0.60 if appearance == "mutC" else 0.03)),
         t1_core=float(np.clip((0.95 if wildtype else 0.75) + 0.26 * darkness, 0.4, 1.5)),
