@@ -6,6 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sk
+from sklearn.linear_model import LogisticRegression
+
 from fedstudy.errors import UpdateError
 from fedstudy.measures import (
     calibration_curve,
@@ -15,10 +20,6 @@ from fedstudy.measures import (
     threshold_at_specificity,
     total,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn import metrics as sk
-from sklearn.linear_model import LogisticRegression
 
 Scores = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fedstudy.errors import DataError
-from fedstudy.measures import class_weights, cohort_statistics, event_time_cuts, standardisation, total
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_class_weight
+
+from fedstudy.errors import DataError
+from fedstudy.measures import class_weights, cohort_statistics, event_time_cuts, standardisation, total
 
 
 def _sites(n: int, sites: int, rng: np.random.Generator) -> list[np.ndarray]:

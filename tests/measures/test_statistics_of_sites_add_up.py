@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from fedstudy.errors import UpdateError
 from fedstudy.measures import add, total
 

@@ -40,7 +40,7 @@ def pair_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of wins/pairs (> 0 pairs), an AUC or a C-index.
 
-    The jackknife variance becomes an effective number of cases for Wilson's interval, at most `cases`. With
+    The jackknife variance becomes an effective number of cases for Wilson's interval, at most 4 × `cases`. With
     no variance at all (a perfect or a constant score) it is `fewest`: the smaller group, or the number of
     events.
     """
@@ -49,7 +49,7 @@ def pair_interval(
     variance = spread / (pairs * pairs)
     if share * (1 - share) <= 0 or variance <= 1e-12:
         return wilson(share, max(1.0, fewest))
-    return wilson(share, min(max(1.0, share * (1 - share) / variance), max(1.0, cases)))
+    return wilson(share, min(max(1.0, share * (1 - share) / variance), max(1.0, 4 * cases)))
 
 
 def chi2_tail(statistic: float, degrees: int) -> float:

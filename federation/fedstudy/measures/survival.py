@@ -59,7 +59,7 @@ def survival_statistics(
     Returns:
         survival.cases [1]; survival.deaths [512], survival.censored [512] on the time grid;
         survival.risk.deaths [256, 128], survival.risk.censored [256, 128] on risk grid × coarse time grid;
-        survival.spread [2, 128] (sums of the deaths' place in their coarse bin and of its square);
+        survival.spread [2, 2, 128] (for deaths and for everyone: sums of their place in the coarse bin and of its square);
         survival.within.wins [1] (ties ½), survival.within.tied [1], survival.within.pairs [1],
         survival.within.moments [3];
         and with hazards, for E evaluation times: survival.nll [1], survival.predicted [E] (ΣS),
@@ -128,11 +128,13 @@ def _histograms(r: Floats, t: Floats, died: NDArray[np.bool_]) -> Statistics:
     fine = time_bin(t)
     cell = risk_bin(r) * COARSE_TIME_BINS + fine // COARSE
     cells, shape = RISK_BINS * COARSE_TIME_BINS, (RISK_BINS, COARSE_TIME_BINS)
-    coarse = fine[died] // COARSE
+    coarse = fine // COARSE
     start, step = np.log(TIME_EDGES[0]), np.log(TIME_EDGES[COARSE] / TIME_EDGES[0])
-    place = (np.log(np.maximum(t[died], TIME_EDGES[0])) - start) / step - coarse
-    place = np.clip(place, 0.0, 1.0)
-    spread = [np.bincount(coarse, place**power, COARSE_TIME_BINS) for power in (1, 2)]
+    place = np.clip((np.log(np.maximum(t, TIME_EDGES[0])) - start) / step - coarse, 0.0, 1.0)
+    spread = [
+        [np.bincount(coarse[who], place[who] ** power, COARSE_TIME_BINS) for power in (1, 2)]
+        for who in (died, np.ones_like(died))
+    ]
     return {
         "survival.deaths": np.bincount(fine[died], minlength=TIME_BINS).astype(np.int64),
         "survival.censored": np.bincount(fine[~died], minlength=TIME_BINS).astype(np.int64),
@@ -188,24 +190,25 @@ def _probability_sums(
 def _all_pairs(total: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """The C-index over all pairs, from the risk × time histograms.
 
-    Within one coarse time bin the order of two patients is unknown. A death and a censoring there are
-    comparable with weight ½. Two deaths there count as half won, as the C-index of ever closer times tends to
-    ½, with the weight w that they are not at the very same time (then Harrell leaves them out): 12 × the
-    variance of the deaths' place in the bin, which is 1 for evenly spread times and 0 for one time.
+    Within one coarse time bin the order of two patients is unknown. Let w be the chance that two times of the
+    bin differ, taken as 12 × the variance of the patients' places in it: 1 for evenly spread times, 0 for one.
+    Two deaths count as half won (the C-index of ever closer times tends to ½) with weight w, since Harrell leaves
+    out two deaths at one time. A death and a censoring are comparable with weight 1 - w/2: always at one time, and
+    in every second pair at different times.
     """
     dead = total["survival.risk.deaths"].astype(np.float64)
     lost = total["survival.risk.censored"].astype(np.float64)
-    distinct = _distinct_shares(
-        total["survival.deaths"].reshape(-1, COARSE).sum(axis=1), total["survival.spread"]
-    )
-    later = _after(dead + lost) + lost / 2  # [risk, time] patients who outlive a death in that time bin
+    spread = total["survival.spread"]
+    distinct = _distinct_shares(dead.sum(axis=0), spread[0])
+    half = 1 - _distinct_shares((dead + lost).sum(axis=0), spread[1]) / 2
+    later = _after(dead + lost) + lost * half  # [risk, time] patients who outlive a death in that time bin
     earlier = _before(dead)  # [risk, time] deaths that a patient of that time bin outlives
     same = np.maximum(dead.sum(axis=0) - 1, 0.0) * distinct  # [time] other deaths of the bin
     won_dead = _below(later) + same / 2 + _above(earlier)
     in_dead = later.sum(axis=0) + same + earlier.sum(axis=0)
-    won_lost = _above(earlier + dead / 2)
-    in_lost = (earlier + dead / 2).sum(axis=0)
-    pairs = float(np.sum(dead * (in_dead)) + np.sum(lost * in_lost)) / 2
+    won_lost = _above(earlier + dead * half)
+    in_lost = (earlier + dead * half).sum(axis=0)
+    pairs = float(np.sum(dead * in_dead) + np.sum(lost * in_lost)) / 2
     if pairs <= 0:
         return {}
     wins = float(np.sum(dead * won_dead) + np.sum(lost * won_lost)) / 2
@@ -216,10 +219,11 @@ def _all_pairs(total: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     return {"c_index": wins / pairs, "c_index_low": low, "c_index_high": high, "c_index_resolution": unsure}
 
 
-def _distinct_shares(deaths: NDArray[Any], spread: Floats) -> Floats:
-    n = np.maximum(deaths.astype(np.float64), 2.0)
+def _distinct_shares(patients: Floats, spread: Floats) -> Floats:
+    """[time] w of each bin, from its number of patients [time] and the sums of their places and squares [2, time]."""
+    n = np.maximum(patients, 2.0)
     variance = (spread[1] - spread[0] ** 2 / n) / (n - 1)
-    return np.where(deaths >= 2, np.clip(12 * variance, 0.0, 1.0), 0.0)
+    return np.where(patients >= 2, np.clip(12 * variance, 0.0, 1.0), 0.0)
 
 
 def _after(cells: Floats) -> Floats:
