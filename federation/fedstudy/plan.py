@@ -227,7 +227,7 @@ class Preprocessing(Model):
         description="Voxels of the network's input along the three axes; padded and cropped centrally. Required with images.",
     )
     orientation: str = Field(
-        default="RAS", pattern=r"^[LRAPIS]{3}$", description="Anatomical orientation of the axes."
+        default="RAS", max_length=3, pattern=r"^[LRAPIS]{3}$", description="Anatomical orientation of the axes."
     )
     intensity: Intensity = Field(
         default=Intensity.Z_SCORE,

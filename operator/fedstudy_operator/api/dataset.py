@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 from fedstudy.plan import ColumnName, ImageName, Model
 from fedstudy.wire.admin import DatasetPolicy
 from fedstudy_operator.api.conditions import Condition
-from fedstudy_operator.api.meta import API_VERSION, DNSName, Metadata, RelativePath, Status
+from fedstudy_operator.api.meta import API_VERSION, DNSLabel, DNSName, Metadata, RelativePath, Status
 
 Template = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[^/\\].*$")]
 
@@ -107,7 +107,7 @@ class SiteDatasetStatus(Status):
     profile: ProfileStatus = Field(
         default=ProfileStatus(), description="Counts of the latest preflight, small ones suppressed."
     )
-    studies: list[str] = Field(
+    studies: list[DNSLabel] = Field(
         default=[], max_length=256, description="SiteParticipants that use the dataset now."
     )
     summary: str = Field(default="", max_length=256, description="How it is, in a few words.")

@@ -1,0 +1,55 @@
+# Everything from nothing but Python and make. `make demo` and `make test` each do their own set-up.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   ?= .demo
+TAG    := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])')
+STAMP  := $(VENV)/.installed-$(TAG)
+
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help install demo test test-fast check crds proto constraints bench clean
+
+help: ## what each target does
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
+
+install: $(STAMP) ## the virtual environment, with everything
+
+$(STAMP): pyproject.toml constraints/$(TAG).txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"fedstudy needs Python 3.11 to 3.13, found {v[0]}.{v[1]}; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints/$(TAG).txt -e '.[operator,trainer,dev]'
+	touch $@
+
+demo: $(STAMP) ## train a brain-tumour model across four simulated hospitals, with the controls, and write the report
+	rm -rf $(DEMO)
+	$(BIN)/fedstudy phantom $(DEMO) --profile demo
+	$(BIN)/fedstudy run $(DEMO) --out $(DEMO)/results --arms federated,local,pooled
+	@echo "The report: $(DEMO)/results/report.html"
+
+test: $(STAMP) ## all tests
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+test-fast: $(STAMP) ## the everyday tests, under three minutes
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
+
+check: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p fedstudy -p fedstudy_operator -p fedstudy_trainer
+	$(BIN)/lint-imports
+
+crds: $(STAMP) ## regenerate crds/ from the pydantic models
+	$(BIN)/fedstudy crds crds
+
+proto: $(STAMP) ## regenerate the gRPC stubs from federation.proto
+	$(BIN)/python -m grpc_tools.protoc -I federation --python_out=federation --pyi_out=federation --grpc_python_out=federation federation/fedstudy/wire/federation.proto
+
+constraints: ## pin the dependencies anew for each Python (needs uv)
+	for v in 311:3.11 312:3.12 313:3.13; do uv pip compile --quiet --no-header --no-annotate --upgrade --universal --python-version $${v#*:} --all-extras pyproject.toml -o constraints/py$${v%:*}.txt; done
+
+bench: $(STAMP) ## measure what the documents claim
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what was made, but not the virtual environment
+	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""What all tests share: where the real patient tables are, and that nothing needed may be missing in CI."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real patient tables, which lies beside the checkout and is never part of it."""
+    folder = REPOSITORY.parent / "shared" / "realdata"
+    if not folder.is_dir():
+        message = f"the real patient tables are not at {folder}"
+        if os.environ.get("FEDSTUDY_REQUIRE_ALL") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
