@@ -143,5 +143,7 @@ def test_an_overshooting_step_is_halved_and_large_scores_stay_finite() -> None:
     near = fit([lambda beta: cox_terms(x, t, e, beta)], np.array([0.0]))
     np.testing.assert_allclose(far.beta, near.beta, atol=1e-6)
     assert all(np.isfinite(value).all() for value in cox_terms(x, t, e, np.array([400.0])).values())
-    separated = fit([lambda beta: logistic_terms(x, (x[:, 0] > 0) * 1.0, beta)], np.zeros(1), iterations=15)
+    separated = fit(
+        [lambda beta: logistic_terms(x, (x[:, 0] > 0).astype(np.float64), beta)], np.zeros(1), iterations=15
+    )
     assert not separated.converged and np.isfinite(separated.beta).all()

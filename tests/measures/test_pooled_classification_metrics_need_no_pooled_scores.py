@@ -25,7 +25,7 @@ Scores = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
 def _sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
+    return np.asarray(1 / (1 + np.exp(-z)))
 
 
 DISTRIBUTIONS: dict[str, Scores] = {
@@ -57,7 +57,7 @@ def _summed(p: np.ndarray, y: np.ndarray, parts: list[np.ndarray]) -> dict[str, 
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 100_000),
     n=st.integers(60, 1500),
@@ -72,8 +72,9 @@ def test_the_auc_is_that_of_pooled_scores(name: str, seed: int, n: int, share: f
     summed = _summed(p, y, _split(n, sites, rng))
     got = classification_metrics(summed)
     expected = sk.roc_auc_score(y, p)
-    assert got["auc"] == pytest.approx(expected, abs=0.005)
     assert abs(got["auc"] - expected) <= got["auc_resolution"] + 1e-12
+    if min(y.sum(), n - y.sum()) >= 30:  # with fewer, a single shared bin may move the AUC more
+        assert got["auc"] == pytest.approx(expected, abs=0.005)
     assert 0 <= got["auc_low"] <= got["auc"] <= got["auc_high"] <= 1
     assert all(np.isfinite(value) for value in got.values())
 

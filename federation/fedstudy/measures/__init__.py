@@ -17,6 +17,7 @@ from fedstudy.measures.cohort import (
     standardisation,
 )
 from fedstudy.measures.cox import cox_terms
+from fedstudy.measures.grids import TIME_BINS, TIME_EDGES
 from fedstudy.measures.hazards import evaluation_times, hazard_nll, interval_of, survival_at
 from fedstudy.measures.kaplan_meier import SurvivalCurve, kaplan_meier, log_rank, median_survival
 from fedstudy.measures.newton import Fit, fit, newton_step
@@ -26,6 +27,8 @@ from fedstudy.measures.survival import HORIZONS, risk_groups, survival_metrics, 
 
 __all__ = [
     "HORIZONS",
+    "TIME_BINS",
+    "TIME_EDGES",
     "Curve",
     "Fit",
     "Standardisation",
