@@ -25,6 +25,7 @@ from fedstudy_trainer.data.table import Cases, read_cases
 
 if TYPE_CHECKING:  # torch takes seconds to import; the statistics of a table need none
     from fedstudy_trainer.data.batches import Batch
+    from fedstudy_trainer.data.cache import VolumeCache
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class SiteData:
         self._images = images
         self._root = root
         self._scratch = scratch
+        self._cache: VolumeCache | None = None
         self._splits: dict[Split, SplitData] = {}
 
     def cases(self, split: Split | str) -> SplitData:
@@ -132,9 +134,12 @@ class SiteData:
         )
 
     def _volumes(self, paths: tuple[tuple[Path | None, ...], ...]) -> NDArray[np.float32]:
-        from fedstudy_trainer.data.cache import cached_volumes
+        from fedstudy_trainer.data.cache import VolumeCache
 
-        return cached_volumes(self.plan.preprocessing, paths, self._root, self._scratch)
+        if self._cache is None:
+            images = self.plan.task.images
+            self._cache = VolumeCache(self.plan.preprocessing, len(images), self._root, self._scratch)
+        return self._cache.volumes(paths)
 
     def _batch(
         self,
@@ -155,8 +160,7 @@ class SiteData:
             if augment is not None:
                 from fedstudy_trainer.data.augment import augmented
 
-                orientation = self.plan.preprocessing.orientation
-                images, presence = augmented(images, presence, augment, orientation, seed)
+                images, presence = augmented(images, presence, augment, self.plan.preprocessing, seed)
         return Batch(
             indices=to_tensor(indices, torch.int64),
             images=images,
