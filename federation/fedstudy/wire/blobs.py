@@ -1,0 +1,298 @@
+"""Content-addressed files: a blob is there whole and verified, or it is not there; a partial upload can go on.
+
+    <root>/sha256/<hex>     whole, verified, fsynced
+    <root>/partial/<hex>    what has come so far; a prefix of the blob, verified only when it is whole
+
+A store belongs to one process. Receiving is single-writer for each digest: a new upload takes over from an old one, whose connection
+is then most likely dead without our knowing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from weakref import WeakValueDictionary
+
+from fedstudy.errors import ConnectionLostError, NoSpaceError, UpdateError
+from fedstudy.tensors import Array, Blob, digest_file, encode, write_bytes
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_NAME = re.compile(r"[0-9a-f]{64}")
+
+
+class BlobStore:
+    """Files by digest under one folder.
+
+    Args:
+        root: the folder; made where it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._whole, self._partial = root / "sha256", root / "partial"
+        for folder in (self._whole, self._partial):
+            folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self._whole.glob(".*.part"):
+            leftover.unlink()
+        self._lock = threading.Lock()  # between receive and finish, which may run in a thread
+        self._receivers: WeakValueDictionary[str, Receiver] = WeakValueDictionary()
+
+    def path(self, digest: str) -> Path:
+        """Where the blob is, or would be.
+
+        Raises:
+            UpdateError: not a digest.
+        """
+        return self._whole / _hex(digest)
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there, whole."""
+        return self.path(digest).is_file()
+
+    def blob(self, digest: str) -> Blob | None:
+        """The blob with its size, if it is there."""
+        try:
+            return Blob(digest, self.path(digest).stat().st_size)
+        except FileNotFoundError:
+            return None
+
+    def digests(self) -> set[str]:
+        """All blobs that are there."""
+        return {f"sha256:{path.name}" for path in self._whole.iterdir() if _NAME.fullmatch(path.name)}
+
+    def add_file(self, path: Path) -> Blob:
+        """Move a file in, durably.
+
+        Raises:
+            NoSpaceError: the store is on another disk, which is full; the file stays where it was.
+        """
+        blob = digest_file(path)
+        target = self.path(blob.digest)
+        try:
+            _fsync(path)
+            path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise _translated(error, target) from error
+            self._copy_in(path, target)
+        _fsync(self._whole)
+        return blob
+
+    def add_bytes(self, data: bytes) -> Blob:
+        """Write a blob, durably.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        blob = Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+        if not self.has(blob.digest):
+            write_bytes(self.path(blob.digest), data)
+            _fsync(self._whole)
+        return blob
+
+    def add_tensors(self, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Blob:
+        """Write the canonical tensor file, durably.
+
+        Raises:
+            NoSpaceError: the disk is full.
+            UpdateError: a dtype that the format does not have.
+        """
+        return self.add_bytes(encode(tensors, metadata))
+
+    def delete(self, digest: str) -> None:
+        """Remove the blob and what there is of an upload of it; no error where there is nothing."""
+        self.path(digest).unlink(missing_ok=True)
+        (self._partial / _hex(digest)).unlink(missing_ok=True)
+
+    def held(self, digest: str, size: int) -> int:
+        """How many bytes of a blob of `size` are here: an upload goes on from there."""
+        if self.has(digest):
+            return size
+        try:
+            there = (self._partial / _hex(digest)).stat().st_size
+        except FileNotFoundError:
+            return 0
+        return there if there <= size else 0
+
+    def receive(self, blob: Blob, offset: int) -> Receiver:
+        """Go on with an upload from `offset`; bytes held beyond it are dropped.
+
+        Raises:
+            UpdateError: digest, size or offset is not valid.
+            ConnectionLostError: fewer bytes are held, or the upload is just being verified: ask again (`held`).
+            NoSpaceError: the disk has not enough room for the rest.
+        """
+        name = _hex(blob.digest)
+        if not 0 <= offset <= blob.size:
+            raise UpdateError(f"An upload of {blob.size} bytes cannot go on at byte {offset}.")
+        with self._lock:
+            if (before := self._receivers.get(name)) is not None and not before.supersede():
+                raise ConnectionLostError(f"The upload of {blob.digest} is being verified.", "Ask again.")
+            path = self._partial / name
+            there = path.stat().st_size if path.exists() else 0
+            if there < offset:
+                raise ConnectionLostError(
+                    f"Only {there} bytes of {blob.digest} are held, not {offset}.", "Ask again."
+                )
+            if shutil.disk_usage(self._partial).free < blob.size - there:
+                raise _full(path)
+            receiver = Receiver(blob, path, self._whole / name, offset, self._lock)
+            self._receivers[name] = receiver
+            return receiver
+
+    def _copy_in(self, path: Path, target: Path) -> None:
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            shutil.copyfile(path, part)
+            _fsync(part)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise _translated(error, target) from error
+        part.replace(target)
+        path.unlink()
+
+
+class Receiver:
+    """One upload as it comes. Made by `BlobStore.receive`; closed by `finish`, by `close`, or as a context manager."""
+
+    def __init__(self, blob: Blob, path: Path, target: Path, offset: int, lock: threading.Lock) -> None:
+        self.blob = blob
+        self.resumed = offset > 0
+        self._path, self._target, self._lock = path, target, lock
+        self._position = offset
+        # A part that was held is not hashed here, where the event loop would wait, but with the rest at the end.
+        self._sha = None if self.resumed else hashlib.sha256()
+        self._finishing = False
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._descriptor, offset)
+        os.lseek(self._descriptor, offset, os.SEEK_SET)
+
+    def __enter__(self) -> Receiver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self._release()
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            UpdateError: more bytes than were declared; the upload is deleted.
+            NoSpaceError: the disk is full; what was written is kept.
+            ConnectionLostError: a newer upload of the same blob took over.
+        """
+        self._require_open()
+        if self._position + len(data) > self.blob.size:
+            self._drop()
+            raise UpdateError(
+                f"The upload of {self.blob.digest} has more than the {self.blob.size} bytes declared."
+            )
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.write(self._descriptor, view)
+                self._position += written
+                view = view[written:]
+        except OSError as error:
+            self.close()
+            raise _translated(error, self._path) from error
+        if self._sha is not None:
+            self._sha.update(data)
+
+    def finish(self) -> Path:
+        """Verify and put in place, durably. May run in a thread; takes as long as the disk does.
+
+        Raises:
+            UpdateError: bytes are missing (they may still come), or the digest is wrong (the upload is deleted).
+            NoSpaceError: the disk is full; what was written is kept.
+            ConnectionLostError: a newer upload of the same blob took over.
+        """
+        with self._lock:
+            self._require_open()
+            self._finishing = True
+        try:
+            if self._position != self.blob.size:
+                raise UpdateError(
+                    f"The upload of {self.blob.digest} ended after {self._position} of {self.blob.size} bytes."
+                )
+            found = (
+                f"sha256:{self._sha.hexdigest()}" if self._sha is not None else digest_file(self._path).digest
+            )
+            if found != self.blob.digest:
+                self._drop()
+                raise UpdateError(f"The upload declared as {self.blob.digest} is {found}.")
+            os.fsync(self._descriptor)
+            self._path.replace(self._target)
+            _fsync(self._target.parent)
+            _fsync(self._path.parent)
+        except OSError as error:
+            raise _translated(error, self._path) from error
+        finally:
+            self._finishing = False
+            self._release()
+        return self._target
+
+    def missing(self) -> int:
+        """Bytes that have not come yet."""
+        return self.blob.size - self._position
+
+    def close(self) -> None:
+        """Let go; what has come is kept for later. No effect the second time, or while `finish` runs, which closes itself."""
+        with self._lock:
+            if not self._finishing:
+                self._release()
+
+    def supersede(self) -> bool:
+        """Close in favour of a newer upload, under the lock; False while the bytes are being verified."""
+        if self._finishing:
+            return False
+        self._release()
+        return True
+
+    def _release(self) -> None:
+        descriptor, self._descriptor = getattr(self, "_descriptor", -1), -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def _drop(self) -> None:
+        self._release()
+        self._path.unlink(missing_ok=True)
+
+    def _require_open(self) -> None:
+        if self._descriptor < 0:
+            raise ConnectionLostError(
+                f"Another upload of {self.blob.digest} took over, or this one has ended.", "Ask again."
+            )
+
+
+def _hex(digest: str) -> str:
+    if match := _DIGEST.fullmatch(digest):
+        return match[1]
+    raise UpdateError(f"{digest[:100]!r} is not a digest (sha256: and 64 hexadecimal digits).")
+
+
+def _full(path: Path) -> NoSpaceError:
+    return NoSpaceError(f"No space left to write {path}.", "Free some space; the transfer then goes on.")
+
+
+def _translated(error: OSError, path: Path) -> Exception:
+    return _full(path) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
