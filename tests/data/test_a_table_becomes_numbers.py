@@ -149,7 +149,7 @@ def test_several_faults_are_counted_and_the_first_is_told(tmp_path: Path) -> Non
 
 def test_reading_a_table_imports_neither_torch_nor_monai() -> None:
     program = (
-        "import sys; from fedstudy_trainer.data import dataset;"
+        "import sys; from fedstudy_trainer.data import dataset, preflight;"
         "print([m for m in ('torch', 'monai', 'nibabel', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

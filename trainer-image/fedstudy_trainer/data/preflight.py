@@ -153,11 +153,6 @@ def _check_cohort(plan: StudyPlan, cases: Cases, usable: NDArray[np.bool_], find
             f"Expected at least {plan.cohort.min_cases} usable training cases (cohort.minCases), found fewer."
         )
         return
-    if n == 0:
-        findings.warn(
-            "There is no usable training case: the site can evaluate, and has no weight in training."
-        )
-        return
     if n == 1:
         findings.warn(
             "There is one usable training case: spread within the site is unknown, and the site counts very little."
