@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedstudy.errors import DataError, UpdateError
-from fedstudy.measures.cohort import cohort_statistics
 from fedstudy.measures.sums import Statistics
 from fedstudy.plan import Augmentation, OptimizerName, Parameter, Precision, StudyPlan
 from fedstudy_trainer.algorithms import LocalAlgorithm, local_algorithm
@@ -80,19 +79,6 @@ def network_on(plan: StudyPlan, state: Mapping[str, NDArray[Any]], device: torch
     if device.type == "cuda":
         make_deterministic(network)
     return network.to(device)
-
-
-def statistics(data: Data, plan: StudyPlan) -> Statistics:
-    """The site's share of the cohort statistics: over its training cases."""
-    cases = data.cases(TRAINING)
-    labels = cases.labels if plan.task.target.classes else None
-    return cohort_statistics(
-        cases.covariates.astype(np.float64),
-        labels,
-        len(plan.task.target.classes or ()),
-        cases.times if labels is None else None,
-        cases.events if labels is None else None,
-    )
 
 
 def train(

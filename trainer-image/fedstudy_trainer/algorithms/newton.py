@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedstudy.errors import PlanError
 from fedstudy.measures.cox import cox_terms
 from fedstudy.measures.regression import logistic_terms
+from fedstudy.measures.sums import Statistics
 from fedstudy.plan import LossName, StudyPlan
 from fedstudy_trainer.algorithms.base import LocalAlgorithm
 from fedstudy_trainer.data.dataset import SplitData
@@ -22,11 +23,11 @@ from fedstudy_trainer.networks import StudyNetwork, shape_of
 
 
 class NewtonRaphson(LocalAlgorithm):
-    """Answers newton.loglik [1], newton.gradient [D], newton.information [D, D], newton.events [1] at the shared model.
+    """Answers gradient [D], information [D, D] and loglik [] of the log-likelihood at the shared model, in float64.
 
-    β [D] is the model's trainable tensors in order of name, each flattened: `bias` [1] (two classes only), then
-    `weight` [1, 2P]. A direction without information, such as the indicator of a covariate that is never missing, has
-    zeros in gradient and information.
+    β [D] is the model's trainable tensors, flattened one after the other, weights before biases: `weight` [1, 2P],
+    then `bias` [1] (two classes only). A direction without information, such as the indicator of a covariate that is
+    never missing, has zeros in gradient and information.
     """
 
     name: ClassVar[str] = "NewtonRaphson"
@@ -46,12 +47,20 @@ class NewtonRaphson(LocalAlgorithm):
         design = _inputs(network, cases.covariates)
         weight = state["weight"].cpu().numpy().astype(np.float64)[0]
         if self.plan.task.effective_loss is LossName.STRATIFIED_COX:
-            return cox_terms(design, cases.times, cases.events, weight)
-        beta = np.concatenate([state["bias"].cpu().numpy().astype(np.float64), weight])
-        ones = np.ones((len(cases), 1))
+            return _answer(cox_terms(design, cases.times, cases.events, weight))
+        beta = np.concatenate([weight, state["bias"].cpu().numpy().astype(np.float64)])
+        design = np.concatenate([design, np.ones((len(cases), 1))], axis=1)
         weights = state["constant.class.weight"].cpu().numpy().astype(np.float64)
         labels = cases.labels.astype(np.float64)
-        return logistic_terms(np.concatenate([ones, design], axis=1), labels, beta, weights[cases.labels])
+        return _answer(logistic_terms(design, labels, beta, weights[cases.labels]))
+
+
+def _answer(terms: Statistics) -> dict[str, NDArray[Any]]:
+    return {
+        "gradient": terms["newton.gradient"],
+        "information": terms["newton.information"],
+        "loglik": terms["newton.loglik"].reshape(()),
+    }
 
 
 def _inputs(network: StudyNetwork, covariates: NDArray[np.float32]) -> NDArray[np.float64]:
