@@ -8,7 +8,7 @@ import random
 class Backoff:
     """Waits that grow from `first` to `last` seconds, each between half and all of its step."""
 
-    def __init__(self, first: float = 0.2, last: float = 30.0) -> None:
+    def __init__(self, first: float = 0.2, last: float = 10.0) -> None:
         self._first = first
         self._last = last
         self._step = first

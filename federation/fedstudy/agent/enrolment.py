@@ -14,7 +14,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fedstudy.agent.ledger import Ledger
 from fedstudy.errors import RefusedError
 from fedstudy.identity import Role
 from fedstudy.tensors import write_bytes
@@ -79,13 +78,6 @@ class SiteCertificate:
         certificate_facts(authority_pem)
         write_bytes(self.files.authority, authority_pem.encode())
         write_bytes(self.files.certificate, certificate_pem.encode())
-
-
-def record_request(ledger: Ledger, csr_pem: str) -> None:
-    """Write the request into the ledger, once, before it leaves."""
-    digest = "sha256:" + hashlib.sha256(csr_pem.encode()).hexdigest()
-    if not ledger.has("enrolment", digest=digest):
-        ledger.append("enrolment", digest=digest, size=len(csr_pem.encode()))
 
 
 def expired(facts: CertificateFacts) -> bool:

@@ -121,7 +121,7 @@ class Ledger:
         Raises:
             NoSpaceError: the disk is full; nothing was written.
         """
-        body = {
+        body: dict[str, Any] = {
             "seq": self.head.entries + 1,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "what": what,

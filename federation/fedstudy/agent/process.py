@@ -69,9 +69,9 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
             consent=Consent(store),
             board=board,
         )
-        relay.record()
+        relay.note_head()
         certificate = SiteCertificate(settings.state / "identity", site=settings.site)
-        upstream = Upstream(settings, certificate=certificate, relay=relay, ledger=ledger, board=board)
+        upstream = Upstream(settings, certificate=certificate, relay=relay, board=board)
         listener = await listen(
             settings.listen,
             TLSFiles.from_folder(settings.tls),

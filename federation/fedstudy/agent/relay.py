@@ -11,9 +11,10 @@ import asyncio
 import json
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from fedstudy.agent import disclosure
 from fedstudy.agent.board import Board
@@ -59,6 +60,7 @@ class Relay:
         self._store = store
         self._streams: set[TrainerStream] = set()
         self._uploads: list[set[str]] = []
+        self._reports: dict[str, int] = {}
         profile = store.fact("profile")
         board.update(
             profile=DatasetProfile.model_validate_json(profile) if profile else None,
@@ -217,6 +219,7 @@ class Relay:
             header.instruction_id
         ):  # the check takes time: it may be cancelled or answered by now
             return
+        header.contribution.DiscardUnknownFields()  # what is not declared does not leave
         self._store.answer(header.instruction_id, Blob(header.digest, header.size), header.contribution)
         self._set_failure("")
         self.progress = None
@@ -227,6 +230,7 @@ class Relay:
         held = self._store.get(progress.instruction_id)
         if held is None or held.stage is not Stage.OFFERED:
             return
+        progress.DiscardUnknownFields()  # what is not declared does not leave
         self.progress = progress
         self.board.update(
             progress=SiteProgress(
@@ -275,10 +279,35 @@ class Relay:
         )
         self.changes.notify()
 
-    def record(self) -> None:
-        """The ledger grew: note its head outside of it, so that a truncation shows."""
+    def record(self, what: str, **entry: Any) -> None:
+        """Write into the ledger (arguments as `Ledger.append`) what is about to leave, and note the head outside of it.
+
+        Raises:
+            NoSpaceError: the disk is full; it must not leave.
+        """
+        self.ledger.append(what, **entry)
+        self.note_head()
+
+    def note_head(self) -> None:
+        """Note the ledger's head outside of it, so that a truncation shows."""
         self._store.set_fact("ledger", str(self.ledger.head).encode())
         self.board.update(ledger_head=str(self.ledger.head), bytes_sent=self.ledger.bytes_sent)
+
+    def count_report(self, instruction_id: str) -> None:
+        """One more progress report on an instruction left."""
+        self._reports[instruction_id] = self._reports.get(instruction_id, 0) + 1
+
+    def reports(self, instruction_id: str) -> int:
+        """How many progress reports on an instruction left, since the agent started."""
+        return self._reports.pop(instruction_id, 0)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds of this state."""
+        while True:
+            changed = self.changes.next()
+            if holds():
+                return
+            await changed.wait()
 
     # --- inside --------------------------------------------------------------------------------------------------------
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
-import grpc
 from pydantic import ValidationError
 
 from fedstudy.agent.board import Board
@@ -18,6 +18,9 @@ from fedstudy.wire.admin import DECISION, Configure, DatasetProfile
 from fedstudy.wire.federation_pb2_grpc import AdminServicer, FederationServicer
 from fedstudy.wire.status import abort
 from fedstudy.wire.transfer import serve_fetch, serve_submit
+
+Context = Any
+"""A call's `grpc.aio.ServicerContext`."""
 
 TRAINER_METHODS = ("Offer", "Follow", "Fetch", "Inquire", "Submit", "Report")
 
@@ -37,7 +40,7 @@ class TrainerService(FederationServicer):
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
 
-    async def Offer(self, request: pb.OfferRequest, context: grpc.aio.ServicerContext) -> pb.OfferReply:
+    async def Offer(self, request: pb.OfferRequest, context: Context) -> pb.OfferReply:
         """The plan, approved or not: the preflight needs it before anybody approves."""
         try:
             async with asyncio.timeout(PLAN_SECONDS):
@@ -50,9 +53,7 @@ class TrainerService(FederationServicer):
             )
         return pb.OfferReply(plan=offered.document, digest=offered.digest)
 
-    async def Follow(
-        self, request: pb.FollowRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.Instruction]:
+    async def Follow(self, request: pb.FollowRequest, context: Context) -> AsyncIterator[pb.Instruction]:
         """Instructions of the approved plan; silent until it is approved, ended when the plan becomes another one."""
         await context.send_initial_metadata(())
         stream = self._relay.open_stream()
@@ -72,16 +73,14 @@ class TrainerService(FederationServicer):
         finally:
             self._relay.close_stream(stream)
 
-    async def Fetch(
-        self, request: pb.FetchRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.Chunk]:
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:
         """An input of the instruction that the trainer has to answer."""
         if not self._relay.lent(request.digest):
             await abort(context, RefusedError(f"{request.digest} is no input of the work at hand."))
         async for chunk in serve_fetch(self._relay.blobs, request, context):
             yield chunk
 
-    async def Inquire(self, request: pb.InquireRequest, context: grpc.aio.ServicerContext) -> pb.InquireReply:
+    async def Inquire(self, request: pb.InquireRequest, context: Context) -> pb.InquireReply:
         """How much of an answer is here; accepted when it is durable."""
         try:
             accepted = self._relay.answered(request.instruction_id)
@@ -89,9 +88,7 @@ class TrainerService(FederationServicer):
             await abort(context, error)
         return pb.InquireReply(offset=self._relay.blobs.held(request.digest, request.size), accepted=accepted)
 
-    async def Submit(
-        self, requests: AsyncIterator[pb.SubmitRequest], context: grpc.aio.ServicerContext
-    ) -> pb.SubmitReply:
+    async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitReply:
         """An answer. Accepted: it is checked and durable here, and the trainer may end."""
         with self._relay.uploads() as kept:
 
@@ -107,7 +104,7 @@ class TrainerService(FederationServicer):
                 await abort(context, error)
             return pb.SubmitReply(accepted=True, offset=header.size)
 
-    async def Report(self, request: pb.ReportRequest, context: grpc.aio.ServicerContext) -> pb.ReportReply:
+    async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportReply:
         """Progress, a failure, or a preflight's findings."""
         which = request.WhichOneof("report")
         if which == "progress":
@@ -133,14 +130,12 @@ class OperatorService(AdminServicer):
         self._relay = relay
         self._board = board
 
-    async def Watch(
-        self, request: pb.WatchRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.State]:
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.State]:
         """The whole state at once, then again after every change."""
         async for state in self._board.watch():
             yield pb.State(document=state.model_dump_json(by_alias=True).encode())
 
-    async def Decide(self, request: pb.DecideRequest, context: grpc.aio.ServicerContext) -> pb.DecideReply:
+    async def Decide(self, request: pb.DecideRequest, context: Context) -> pb.DecideReply:
         """Take the hospital's wishes; durable when this returns."""
         try:
             decision = DECISION.validate_json(request.document)
