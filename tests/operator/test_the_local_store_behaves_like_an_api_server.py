@@ -58,7 +58,7 @@ async def test_a_field_that_two_managers_want_stays_until_both_let_go() -> None:
     await cluster.apply(config("x", a="1"), manager="m")
     await cluster.apply(config("x", a="1"), manager="other")
     assert (await cluster.apply(config("x"), manager="m"))["data"] == {"a": "1"}
-    assert (await cluster.get(Key("ConfigMap", "a", "x"))).get("data", {}) == {}
+    assert (await cluster.apply(config("x"), manager="other")).get("data", {}) == {}
 
 
 async def test_a_change_by_force_takes_the_field_and_the_first_manager_takes_it_back() -> None:

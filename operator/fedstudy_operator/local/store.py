@@ -171,6 +171,7 @@ class LocalCluster:
         merged = entry.ownership.apply(manager, entry.body, flatten({"status": status}))
         changed = merged != entry.body
         entry.body = merged
+        entry.applied = {n: v for n, v in entry.applied.items() if not changed or not n.endswith("/status")}
         entry.applied[manager] = status
         if changed:
             self._publish(key, entry, "MODIFIED")
