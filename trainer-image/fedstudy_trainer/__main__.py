@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     control.add_argument("--out", required=True, help="folder for arms.json")
     control.add_argument("--scratch", default="", help="folder for preprocessed volumes; default OUT/scratch")
+    control.add_argument(
+        "--threads", type=int, default=1, help="of torch; more change the last bits of a result"
+    )
     return parser
 
 

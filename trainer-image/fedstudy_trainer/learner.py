@@ -63,6 +63,11 @@ def prepare_torch(threads: int) -> torch.device:
     torch.set_num_threads(max(1, threads))
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+    return best_device()
+
+
+def best_device() -> torch.device:
+    """CUDA if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
