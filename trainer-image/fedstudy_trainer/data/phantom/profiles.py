@@ -137,10 +137,10 @@ class CohortProfile:
 _DEMO = CohortProfile(
     "demo",
     (
-        SiteProfile("aalborg", 110, 0.32),
-        SiteProfile("bergen", 60, 0.75, 2.5, 0.9, 0.20, 0.04, 5.0, age_shift=-5.0),
-        SiteProfile("coimbra", 40, 0.15, 0.6, 1.15, 0.15, 0.03, 5.5),
-        SiteProfile("dresden", 30, 0.45, 4.0, 0.8, 0.30, 0.06, 6.5, kps_missing=0.6),
+        SiteProfile("aalborg", 130, 0.32, 1.0, 1.0, 0.10, 0.02, 1.0, label_flip=0.01),
+        SiteProfile("bergen", 70, 0.75, 2.5, 0.9, 0.15, 0.04, 5.0, label_flip=0.01, age_shift=-5.0),
+        SiteProfile("coimbra", 50, 0.16, 0.6, 1.15, 0.15, 0.03, 5.5, label_flip=0.01),
+        SiteProfile("dresden", 40, 0.45, 4.0, 0.8, 0.20, 0.06, 6.5, label_flip=0.01, kps_missing=0.6),
     ),
     grid=40,
 )
