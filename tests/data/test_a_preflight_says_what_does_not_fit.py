@@ -126,10 +126,21 @@ def test_a_truncated_uncompressed_image_is_a_fault(tmp_path: Path) -> None:
 
 def test_sequences_of_another_shape_are_a_fault_without_resampling_and_a_warning_with(tmp_path: Path) -> None:
     h.write_bids(tmp_path, 8, ("t1", "t2"))
-    h.write_nifti(image(tmp_path, suffix="T2w"), size=12)
+    larger = h.write_nifti(image(tmp_path, suffix="T2w"), size=12)
+    around_the_same_centre = nib.affines.from_matvec(np.eye(3), [-1, -1, -1])
+    nib.save(nib.Nifti1Image(nib.load(larger).get_fdata(), around_the_same_centre), larger)
     fault = only_fault(check(tmp_path, h.image_plan(("t1", "t2"))))
     assert "row 3: expected images of one shape, found t1 10 x 10 x 10, t2 12 x 12 x 12" in fault
     assert "Each is resampled" in only_warning(check(tmp_path, h.image_plan(("t1", "t2"), spacing=[2, 2, 2])))
+
+
+def test_sequences_that_do_not_lie_on_each_other_are_a_warning(tmp_path: Path) -> None:
+    h.write_bids(tmp_path, 8, ("t1", "t2"))
+    path = image(tmp_path, suffix="T2w")
+    shifted = nib.affines.from_matvec(np.eye(3), [0, 7, 0])
+    nib.save(nib.Nifti1Image(nib.load(path).get_fdata(), shifted), path)
+    warning = only_warning(check(tmp_path, h.image_plan(("t1", "t2"))))
+    assert warning.startswith("1 of 8 cases have sequences whose centres lie more than 1 mm apart")
 
 
 def test_a_missing_sequence_is_a_warning(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedstudy.errors import DataError
 from fedstudy.plan import Augmentation, StudyPlan
 from fedstudy_trainer.data.config import DatasetConfig
-from fedstudy_trainer.data.images import locate_images
+from fedstudy_trainer.data.images import ImagePaths, locate_images
 from fedstudy_trainer.data.splits import Split, parse_split
 from fedstudy_trainer.data.table import Cases, read_cases
 
@@ -59,7 +59,7 @@ class SiteData:
         self,
         plan: StudyPlan,
         cases: Cases,
-        images: tuple[tuple[Path | None, ...], ...],
+        images: ImagePaths,
         root: Path,
         scratch: Path | None,
     ) -> None:
@@ -133,7 +133,7 @@ class SiteData:
             events=cases.events[chosen],
         )
 
-    def _volumes(self, paths: tuple[tuple[Path | None, ...], ...]) -> NDArray[np.float32]:
+    def _volumes(self, paths: ImagePaths) -> NDArray[np.float32]:
         from fedstudy_trainer.data.cache import VolumeCache
 
         if self._cache is None:

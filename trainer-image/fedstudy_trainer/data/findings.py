@@ -59,3 +59,8 @@ def row_list(rows: Sequence[int]) -> str:
 def one_of(values: Sequence[str]) -> str:
     """Alternatives in words: `a`, `a or b`, `a, b or c`."""
     return values[0] if len(values) == 1 else f"{', '.join(values[:-1])} or {values[-1]}"
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A shape in words: `48 x 48 x 40`."""
+    return " x ".join(str(size) for size in shape)

@@ -10,13 +10,14 @@ from fedstudy_trainer.data.config import PARTICIPANT, DatasetConfig, parse_templ
 from fedstudy_trainer.data.reader import is_missing
 from fedstudy_trainer.data.table import Cases
 
+ImagePaths = tuple[tuple[Path | None, ...], ...]
+"""[n][C]: the file of each case and image; None where it is missing."""
+
 PARTICIPANT_PLACEHOLDER = "participant_id"
 """Stands for the participant's name in templates, whatever the column is called."""
 
 
-def locate_images(
-    config: DatasetConfig, root: Path, images: Sequence[str], cases: Cases
-) -> tuple[tuple[Path | None, ...], ...]:
+def locate_images(config: DatasetConfig, root: Path, images: Sequence[str], cases: Cases) -> ImagePaths:
     """The files of each case, [n][C]; None where a case lacks the image or the dataset does not offer it.
 
     Raises:

@@ -14,6 +14,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import NDArray
 
 from fedstudy.errors import DataError
+from fedstudy_trainer.data.findings import shape_text
 
 _REMEDY = "Replace the file, or remove it: a case may lack an image, but not have a wrong one."
 
@@ -56,11 +57,6 @@ def read_volume(path: Path, name: str) -> Volume:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise _unfit(name, "an affine matrix that can be inverted", "one that cannot")
     return Volume(values.astype(np.float32), affine)
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """A shape in words: `48 x 48 x 40`."""
-    return " x ".join(str(size) for size in shape)
 
 
 def _read(path: Path, name: str) -> tuple[NDArray[Any], NDArray[np.float64]]:

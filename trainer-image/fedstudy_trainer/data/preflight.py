@@ -1,31 +1,25 @@
 """Checks a dataset against a plan before anything is trained, and says in plain words all that does not fit.
 
 A fault keeps the site from taking part; a warning says what follows and lets it. Messages name rows, columns and files, so they
-are for the hospital's eyes; counts below minCellCount are given nowhere.
+are for the hospital's eyes only. The profile's counts may be published: those below minCellCount are not given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedstudy.errors import DataError
 from fedstudy.plan import StudyPlan, TaskType
 from fedstudy.wire.admin import DatasetProfile, ImageCount, LabelCount
 from fedstudy_trainer.data.config import DatasetConfig
 from fedstudy_trainer.data.findings import Findings, shown
-from fedstudy_trainer.data.images import locate_images
+from fedstudy_trainer.data.image_checks import Progress, check_files, check_presence, find_images
+from fedstudy_trainer.data.images import ImagePaths
 from fedstudy_trainer.data.splits import Split
 from fedstudy_trainer.data.suppression import count_text, suppressed
 from fedstudy_trainer.data.table import Cases, find_cases
-
-Progress = Callable[[int, int], None]
-"""Called with the number of image files read so far, and of all."""
-
-_Paths = tuple[tuple[Path | None, ...], ...]
 
 
 def preflight(
@@ -45,103 +39,18 @@ def preflight(
         return _profile(plan, findings)
     usable = cases.has_target()
     without = int(np.count_nonzero(~usable))
-    if without:
+    if without and not findings.faults:  # a cell that cannot be read is a fault already
         findings.warn(
             f"{count_text(without, config.min_cell_count)} of the table's cases lack the target and are left out."
         )
-    paths: _Paths = ()
+    paths: ImagePaths = ()
     if plan.task.images:
-        paths = _locate(config, root, plan, cases, findings)
-        usable &= _check_presence(config, plan, cases, paths, findings)
-        _check_files(root, plan, cases, paths, findings, progress)
+        paths = find_images(config, root, plan, cases, findings)
+        usable &= check_presence(config, plan, cases, paths, findings)
+        check_files(config, root, plan, cases, paths, findings, progress)
     if not findings.faults:  # what follows would only repeat them
         _check_cohort(plan, cases, usable, findings)
     return _profile(plan, findings, config, cases, usable, paths)
-
-
-def _locate(config: DatasetConfig, root: Path, plan: StudyPlan, cases: Cases, findings: Findings) -> _Paths:
-    try:
-        return locate_images(config, root, plan.task.images, cases)
-    except DataError as error:
-        findings.fault(str(error))
-        return tuple((None,) * len(plan.task.images) for _ in range(len(cases)))
-
-
-def _check_presence(
-    config: DatasetConfig, plan: StudyPlan, cases: Cases, paths: _Paths, findings: Findings
-) -> NDArray[np.bool_]:
-    """[n]: whether a case has any image. Says which are missing."""
-    least, n = config.min_cell_count, len(cases)
-    present = np.array([[path is not None for path in row] for row in paths], dtype=np.bool_)
-    images = plan.task.images
-    some = np.array([any(row) for row in paths], dtype=np.bool_)
-    if not some.any():
-        if not findings.faults:
-            findings.fault(
-                f"No file of {', '.join(images)} was found for any of the {n} rows: expected for example "
-                f"{_example(config, images)}. Check the dataset's images."
-            )
-        return some
-    for channel, image in enumerate(images):
-        have = int(present[:, channel].sum())
-        if have == 0 and image in plan.cohort.require.images:
-            findings.fault(f"The study requires {image}, but no case has it: {_example(config, [image])}.")
-        elif have == 0:
-            findings.warn(
-                f"No case has {image} ({_example(config, [image])}); the model gets zeros and is told so."
-            )
-        elif have < n:
-            findings.warn(
-                f"{count_text(n - have, least)} of {n} cases lack {image}; the model gets zeros and is told so."
-            )
-    none = n - int(some.sum())
-    if none:
-        findings.warn(f"{count_text(none, least)} of {n} cases have no image at all and are left out.")
-    return some
-
-
-def _example(config: DatasetConfig, images: Sequence[str]) -> str:
-    templates = [config.templates(image)[0] for image in images if config.templates(image)]
-    return templates[0] if templates else "the dataset names no file for it"
-
-
-def _check_files(
-    root: Path,
-    plan: StudyPlan,
-    cases: Cases,
-    paths: _Paths,
-    findings: Findings,
-    progress: Progress | None,
-) -> None:
-    """Read every image, and compare the shapes of each patient's."""
-    from fedstudy_trainer.data.nifti import read_volume, shape_text
-
-    total = sum(path is not None for row in paths for path in row)
-    done, uneven = 0, []
-    for row, files in zip(cases.rows, paths, strict=True):
-        shapes: dict[str, tuple[int, ...]] = {}
-        for image, path in zip(plan.task.images, files, strict=True):
-            if path is None:
-                continue
-            try:
-                volume = read_volume(path, path.relative_to(root).as_posix())
-                shapes[image] = volume.values.shape
-            except DataError as error:
-                findings.fault(f"{cases.table.name}, row {row}: {error}")
-            done += 1
-            if progress is not None:
-                progress(done, total)
-        if len(set(shapes.values())) > 1:
-            found = ", ".join(f"{image} {shape_text(shape)}" for image, shape in shapes.items())
-            uneven.append(f"{cases.table.name}, row {row}: expected images of one shape, found {found}.")
-    if plan.preprocessing.spacing is None:
-        for message in uneven:
-            findings.fault(
-                f"{message} The plan does not resample (preprocessing.spacing), so they must agree."
-            )
-    else:
-        for message in uneven:
-            findings.warn(f"{message} Each is resampled and centred by itself.")
 
 
 def _check_cohort(plan: StudyPlan, cases: Cases, usable: NDArray[np.bool_], findings: Findings) -> None:
@@ -190,7 +99,7 @@ def _profile(
     config: DatasetConfig | None = None,
     cases: Cases | None = None,
     usable: NDArray[np.bool_] | None = None,
-    paths: _Paths = (),
+    paths: ImagePaths = (),
 ) -> DatasetProfile:
     """The findings and, where there are cases, the counts of usable ones."""
     profile = DatasetProfile(
@@ -226,7 +135,7 @@ def _profile(
     return profile.model_copy(update=counts)
 
 
-def _with_image(paths: _Paths, channel: int, usable: NDArray[np.bool_], least: int) -> int | None:
+def _with_image(paths: ImagePaths, channel: int, usable: NDArray[np.bool_], least: int) -> int | None:
     """How many usable cases have an image; all having it says nothing of one patient."""
     n = int(usable.sum())
     have = sum(bool(keep) and row[channel] is not None for keep, row in zip(usable, paths, strict=True))
