@@ -67,6 +67,11 @@ def test_steps_go_on_where_epochs_end(cases: int, size: int, steps: int) -> None
     assert [a.tolist() for a in batches] == [b.tolist() for b in longer[:steps]]
 
 
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    first, second = batch_order(30, 0, 1, epochs=2, steps=None, shuffle=True)
+    assert first.tolist() != second.tolist()
+
+
 def test_no_cases_give_no_batch_even_when_steps_are_asked_for() -> None:
     assert list(batch_order(0, 4, 0, epochs=None, steps=3, shuffle=True)) == []
 
