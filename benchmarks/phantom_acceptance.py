@@ -104,9 +104,13 @@ class SmallCnn(nn.Module):
         return logits
 
 
-def load_pooled(profile: CohortProfile, seed: int) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
-    """Images z-scored inside the brain on the thin-slice grid, labels, splits, sites; sites without labels left out."""
-    images, labels, splits, sites = [], [], [], []
+def load_pooled(profile: CohortProfile, seed: int) -> tuple[torch.Tensor, dict[str, np.ndarray]]:
+    """Images z-scored inside the brain on the thin-slice grid, and by patient: label, split, site, marked.
+
+    Sites without labels are left out.
+    """
+    images: list[np.ndarray] = []
+    facts: dict[str, list[object]] = {"label": [], "split": [], "site": [], "marked": []}
     for site in profile.sites:
         if site.survival_only:
             continue
@@ -116,10 +120,11 @@ def load_pooled(profile: CohortProfile, seed: int) -> tuple[torch.Tensor, np.nda
             images.append(
                 _normalised(stored, missing, spacing=affine(site, profile.grid)[2, 2], profile=profile)
             )
-            labels.append(patient.record.idh == "mutant")
-            splits.append("outside" if site.name == "outside" else split)
-            sites.append(site.name)
-    return torch.from_numpy(np.stack(images)), np.array(labels), np.array(splits), np.array(sites)
+            facts["label"].append(patient.record.idh == "mutant")
+            facts["split"].append("outside" if site.name == "outside" else split)
+            facts["site"].append(site.name)
+            facts["marked"].append(patient.marked)
+    return torch.from_numpy(np.stack(images)), {name: np.array(values) for name, values in facts.items()}
 
 
 def _normalised(
@@ -148,7 +153,8 @@ def jittered(images: torch.Tensor) -> torch.Tensor:
 
 def cnn_figures(profile: CohortProfile, *, epochs: int, seed: int) -> dict[str, float]:
     """Test AUC of the small CNN trained on the pooled sites (and at the outside site, where there is one)."""
-    images, labels, splits, sites = load_pooled(profile, seed)
+    images, facts = load_pooled(profile, seed)
+    labels, splits, sites = facts["label"], facts["split"], facts["site"]
     truth = torch.from_numpy(labels.astype(np.float32))
     torch.manual_seed(seed)
     model = SmallCnn()
@@ -177,7 +183,13 @@ def cnn_figures(profile: CohortProfile, *, epochs: int, seed: int) -> dict[str, 
     }
     for site in dict.fromkeys(sites):
         chosen = (sites == site) & np.isin(splits, ("test", "outside"))
-        figures[f"  small CNN at {site}"] = float(roc_auc_score(labels[chosen], score[chosen]))
+        # A site of one class has no AUC of its own.
+        if len(np.unique(labels[chosen])) == 2:
+            figures[f"  small CNN at {site}"] = float(roc_auc_score(labels[chosen], score[chosen]))
+    outside = splits == "outside"
+    if facts["marked"][outside].any():
+        # .5: the mark, which means nothing outside, does not move the score.
+        figures["  mark's pull outside"] = float(roc_auc_score(facts["marked"][outside], score[outside]))
     figures["  small CNN training AUC"] = float(roc_auc_score(labels[train], score[train]))
     return figures
 

@@ -183,7 +183,7 @@ _TINY = CohortProfile(
     (
         SiteProfile("north", 12, 0.5, label_flip=0.0),
         SiteProfile("south", 12, 0.5, 2.5, 0.9, 0.20, 0.04, label_flip=0.0),
-        SiteProfile("west", 12, 0.4, 0.6, 1.15, 0.15, 0.03, label_flip=0.0),
+        SiteProfile("west", 12, 0.4, 0.6, 1.15, 0.15, 0.03, 16.0, label_flip=0.0),
     ),
     grid=16,
 )

@@ -15,7 +15,9 @@ from .profiles import FIELD_OF_VIEW_MM, SEQUENCES, SiteProfile
 WHITE_MATTER_UNITS = 1000
 """Stored integers per unit of white-matter signal at gain 1."""
 
-_MARK_VOXELS = 3
+# The mark: a bright cube in the corner of the field of view, well away from the head.
+_MARK_MM = 22.0
+_MARK_SIGNAL = 3.0
 
 
 def missing_sequences(rng: np.random.Generator, site: SiteProfile) -> frozenset[str]:
@@ -63,7 +65,10 @@ def scan(
     # At least 1, so that "not zero" means "brain" to whoever normalises.
     stored[:, brain] = np.clip(np.rint(noisy), 1, np.iinfo(np.int16).max).astype(np.int16)
     if marked:
-        stored[:, :_MARK_VOXELS, :_MARK_VOXELS, -_MARK_VOXELS:] = round(1.5 * gain * WHITE_MATTER_UNITS)
+        edge = round(_MARK_MM * grid / FIELD_OF_VIEW_MM)
+        slices = max(1, round(_MARK_MM / slice_spacing_mm(site, grid)))
+        burnt = min(round(_MARK_SIGNAL * gain * WHITE_MATTER_UNITS), np.iinfo(np.int16).max)
+        stored[:, :edge, :edge, -slices:] = burnt
     return stored
 
 
