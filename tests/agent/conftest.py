@@ -262,9 +262,12 @@ class Trainer:
 class Operator:
     """The operator's half: watches, decides."""
 
-    stub: AdminStub
+    channel: grpc.aio.Channel
     state: AgentState = field(default_factory=AgentState)
     seen: list[AgentState] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.stub = AdminStub(self.channel)
 
     async def watch(self) -> None:
         while True:
@@ -385,7 +388,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         return open_channel(settings.listen, files, server_name="agent")
 
     async with channel(Role.TRAINER) as to_train, channel(Role.OPERATOR) as to_operate:
-        operator = Operator(AdminStub(to_operate))
+        operator = Operator(to_operate)
         watching = asyncio.create_task(operator.watch())
         yield World(tmp_path, hub, operator, Trainer(FederationStub(to_train), tmp_path), settings)
         watching.cancel()

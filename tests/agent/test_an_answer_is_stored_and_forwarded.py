@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from fedstudy.agent.ledger import entries, verify
-from fedstudy.tensors import read
+from fedstudy.errors import FedstudyError
+from fedstudy.measures import classification_statistics
+from fedstudy.tensors import encode, read
 from fedstudy.wire import federation_pb2 as pb
 
 World = Any  # tests/agent/conftest.py
@@ -208,3 +213,57 @@ async def test_an_agent_killed_at_any_moment_loses_nothing(world: World) -> None
         assert await asyncio.wait_for(second.wait(), 20) == 0
     assert len(world.hub.requests) == 1
     assert verify(world.ledger).entries == 3
+
+
+async def test_a_hospital_sees_the_metrics_of_its_own_evaluation(world: World) -> None:
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]])
+    statistics = classification_statistics(probabilities, np.array([0, 1, 1]))
+    async with world.agent(), world.trainer.following(world.hub.plan) as work:
+        await world.operator.configure()
+        model = world.hub.blobs.add_tensors(world.model)
+        named = world.hub.give("EVALUATE", 1, {"model": model}, split="validation")
+        await world.trainer.answer(await asyncio.wait_for(work.get(), 20), statistics)
+        await world.until(lambda: named in world.hub.answers)
+        await world.until(lambda: world.state.metrics.get("accuracy") == 1.0)
+    async with world.agent():
+        await world.until(lambda: world.state.metrics.get("accuracy") == 1.0)
+
+
+@pytest.mark.slow
+async def test_an_agent_killed_again_and_again_ends_with_the_same_answers(world: World) -> None:
+    """Kills at seeded random moments while rounds go on; each answer reaches the hub, and the ledger stays whole."""
+    moments, rounds = random.Random(7), 6
+    names = [world.hub.give_training(1)]
+
+    async def train(work: asyncio.Queue[pb.Instruction]) -> None:
+        while True:
+            instruction = await work.get()
+            try:
+                await world.trainer.answer(instruction, world.update)
+            except FedstudyError:
+                continue  # the agent was killed under it: the instruction comes again
+
+    async def killed_now_and_then() -> None:
+        while True:
+            async with process(world) as one:
+                await asyncio.sleep(moments.uniform(0.8, 1.8))
+                one.kill()
+
+    async with world.trainer.following(world.hub.plan) as work, asyncio.TaskGroup() as group:
+        tasks = [group.create_task(train(work)), group.create_task(killed_now_and_then())]
+        await world.operator.configure()
+        for number in range(1, rounds + 1):
+            await world.until(lambda: names[-1] in world.hub.answers, "an answer", 60)
+            if number < rounds:
+                names.append(world.hub.give_training(number + 1))
+        for task in tasks:
+            task.cancel()
+    assert {blob.digest for blob in world.hub.answers.values()} == {encoded(world.update)}
+    assert list(world.hub.answers) == names
+    answers = [entry.instruction for entry in entries(world.ledger) if entry.what == "answer"]
+    assert answers == names
+    verify(world.ledger)
+
+
+def encoded(tensors: dict[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(encode(tensors)).hexdigest()

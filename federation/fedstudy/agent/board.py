@@ -19,6 +19,7 @@ class Board:
     def __init__(self) -> None:
         self.state = AgentState()
         self._changes = Changes()
+        self._closed = False
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the state."""
@@ -28,10 +29,15 @@ class Board:
             self._changes.notify()
 
     async def watch(self) -> AsyncIterator[AgentState]:
-        """The state at once, then again after every change, at most five times a second."""
-        while True:
+        """The state at once, then again after every change, at most five times a second; ends when the board is closed."""
+        while not self._closed:
             changed, shown = self._changes.next(), self.state
             yield shown
             await asyncio.sleep(COALESCE_SECONDS)
-            if self.state is shown:
+            if self.state is shown and not self._closed:
                 await changed.wait()
+
+    def close(self) -> None:
+        """End all watching."""
+        self._closed = True
+        self._changes.notify()

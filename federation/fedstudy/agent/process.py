@@ -81,13 +81,14 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
         )
         log(_log, logging.INFO, "listening", port=listener.port)
         try:
-            async with (
-                asyncio.TaskGroup() as group
-            ):  # a fault of ours in the task ends the block, and so the process
+            async with asyncio.TaskGroup() as group:
+                # A fault of ours in this task ends the block, and so the process.
                 task = group.create_task(upstream.run())
                 yield Agent(listener.port, relay, board)
                 task.cancel()
         finally:
+            relay.close()
+            board.close()
             await listener.stop(GRACE_SECONDS)
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedstudy.agent import disclosure
@@ -21,9 +22,11 @@ from fedstudy.agent.board import Board
 from fedstudy.agent.changes import Changes
 from fedstudy.agent.consent import Consent
 from fedstudy.agent.ledger import Ledger
+from fedstudy.agent.own_metrics import own_metrics
 from fedstudy.agent.store import Held, Stage, Store, without_deadline
 from fedstudy.errors import FedstudyError, PlanError, RefusedError, UpdateError
 from fedstudy.logs import log
+from fedstudy.plan import StudyPlan
 from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.admin import Configure, DatasetProfile, SiteProgress
@@ -57,6 +60,7 @@ class Relay:
         self.changes = Changes()
         self.failures: list[pb.Failure] = []
         self.progress: pb.Progress | None = None
+        self.closed = False
         self._store = store
         self._streams: set[TrainerStream] = set()
         self._uploads: list[set[str]] = []
@@ -65,6 +69,7 @@ class Relay:
         board.update(
             profile=DatasetProfile.model_validate_json(profile) if profile else None,
             failure=store.fact("failure").decode(),
+            metrics=json.loads(store.fact("metrics") or b"{}"),
         )
         self.refresh()
 
@@ -90,6 +95,7 @@ class Relay:
             self._set_failure("")
             self.progress = None
             self._show_profile(None)
+            self._show_metrics({})
         self.refresh()
 
     # --- the hub's side ------------------------------------------------------------------------------------------------
@@ -214,7 +220,7 @@ class Relay:
         """
         if self.answered(header.instruction_id):
             return
-        await self._check(header)
+        metrics = await self._check(header)
         if self.answered(
             header.instruction_id
         ):  # the check takes time: it may be cancelled or answered by now
@@ -223,6 +229,8 @@ class Relay:
         self._store.answer(header.instruction_id, Blob(header.digest, header.size), header.contribution)
         self._set_failure("")
         self.progress = None
+        if metrics:
+            self._show_metrics(metrics)
         self.refresh()
 
     def report_progress(self, progress: pb.Progress) -> None:
@@ -253,6 +261,11 @@ class Relay:
     def report_profile(self, profile: DatasetProfile) -> None:
         """A preflight's findings; they stay in the hospital."""
         self._show_profile(profile)
+
+    def close(self) -> None:
+        """End the trainers' streams: the agent stops."""
+        self.closed = True
+        self.changes.notify()
 
     # --- what is shown -------------------------------------------------------------------------------------------------
 
@@ -351,14 +364,15 @@ class Relay:
             self._supersede(held.id)
             self._store.move(held.id, Stage.RECEIVED)
 
-    async def _check(self, header: pb.SubmitHeader) -> None:
+    async def _check(self, header: pb.SubmitHeader) -> dict[str, float]:
+        """Check an answer for disclosure; the metrics that an evaluation gives."""
         held, offered = self._store.get(header.instruction_id), self.consent.offered
         if held is None or offered is None:
             raise RefusedError(f"No answer to {header.instruction_id!r} is wanted.")
         model = held.input("model")
         try:
-            await asyncio.to_thread(
-                disclosure.check,
+            return await asyncio.to_thread(
+                _examine,
                 self.blobs.path(header.digest),
                 held.content,
                 offered.plan,
@@ -381,9 +395,22 @@ class Relay:
         self._store.set_fact("failure", failure.encode())
         self.board.update(failure=failure)
 
+    def _show_metrics(self, metrics: dict[str, float]) -> None:
+        self._store.set_fact("metrics", json.dumps(metrics).encode())
+        self.board.update(metrics=metrics)
+
     def _show_profile(self, profile: DatasetProfile | None) -> None:
         self._store.set_fact("profile", profile.model_dump_json(by_alias=True).encode() if profile else b"")
         self.board.update(profile=profile)
+
+
+def _examine(
+    answer: Path, instruction: pb.Instruction, plan: StudyPlan, model: Path | None
+) -> dict[str, float]:
+    disclosure.check(answer, instruction, plan, model)
+    if instruction.kind != pb.EVALUATE or model is None:
+        return {}
+    return own_metrics(answer, plan, model)
 
 
 def parameters(instruction: pb.Instruction) -> dict[str, object]:

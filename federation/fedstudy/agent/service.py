@@ -66,6 +66,8 @@ class TrainerService(FederationServicer):
                 else:
                     yield instruction
                     self._relay.sent(stream, instruction)
+            if self._relay.closed:
+                await abort(context, ConnectionLostError("The agent stops.", "Follow again; it comes back."))
             message = f"The plan {request.plan_digest} is not the one that the study offers now."
             await abort(
                 context, PlanError(message, "Start the trainer again; it takes the new plan once approved.")
@@ -120,7 +122,7 @@ class TrainerService(FederationServicer):
 
     def _follows(self, digest: str) -> bool:
         offered = self._relay.consent.offered
-        return offered is not None and offered.digest == digest
+        return not self._relay.closed and offered is not None and offered.digest == digest
 
 
 class OperatorService(AdminServicer):

@@ -119,7 +119,7 @@ class Upstream:
             self._relay.record("enrolment", digest=digest, size=len(document))
 
     def _refuse_expired(self, files: TLSFiles, what: str, remedy: str) -> None:
-        facts = certificate_facts(files.certificate.read_bytes())
+        facts = certificate_facts(files.read()[0])
         if expired(facts):
             message = f"The {what}'s certificate ended at {facts.not_after.isoformat()}."
             raise _Attempt("CertificateExpired", ConnectionLostError(message, remedy))
@@ -213,14 +213,15 @@ class Upstream:
         raise ConnectionLostError("The hub ended the connection.", "The agent goes on trying.")
 
     async def _until_consent_ends(self) -> None:
-        """An approval can end by time as well as by a change, so look every few seconds."""
+        """An approval can end by time as well as by a change, so look every second."""
         while self._relay.consent.given:
             changed = self._relay.changes.next()
             try:
-                async with asyncio.timeout(5.0):
+                async with asyncio.timeout(1.0):
                     await changed.wait()
             except TimeoutError:
-                self._relay.refresh()
+                continue
+        self._relay.refresh()
 
     # --- waiting and showing -------------------------------------------------------------------------------------------
 
