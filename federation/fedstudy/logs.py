@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 
@@ -27,13 +28,16 @@ class _JSONLines(logging.Formatter):
         self._process = process
 
 
-def configure(process: str, level: int = logging.INFO) -> None:
-    """Send the root logger to standard error as JSON lines.
+def configure(process: str, level: int = logging.INFO, *, file: Path | None = None) -> None:
+    """Send the root logger to standard error, or to a file, as JSON lines.
 
     Args:
         process: what stands in each line, for example `agent/hospital-a`.
+        file: where to add lines instead; its folder is made.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JSONLines(process))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
