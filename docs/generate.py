@@ -2,8 +2,8 @@
 
     python docs/generate.py
 
-A document asks for a table by a pair of comments, `<!-- generated: NAME -->` and `<!-- end -->`; what stands between them is
-replaced. A test regenerates and compares, so a document cannot say other than the code.
+A document asks for a table by a pair of comments, `<!-- generated: NAME -->` and `<!-- end -->`, and for a file of the
+repository by `<!-- file: PATH -->` and `<!-- end -->`; what stands between them is replaced. A test regenerates and compares, so a document cannot say other than the code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from fedstudy.wire.admin import DatasetPolicy
 from fedstudy_operator.api import Reason, dataset, participant, study
 
 DOCS = Path(__file__).parent
-BLOCK = re.compile(r"(<!-- generated: ([\w.]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (generated|file): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml"}
 
 MODELS: Mapping[str, tuple[type[BaseModel], str]] = {
     "study": (study.FederatedStudySpec, "spec"),
@@ -115,7 +116,17 @@ def regenerated(text: str) -> str:
     Raises:
         KeyError: it asks for a table that is not known.
     """
-    return BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+    def filled(found: re.Match[str]) -> str:
+        head, what, name, end = found.groups()
+        return head + (TABLES[name]() if what == "generated" else listing(DOCS / name)) + end
+
+    return BLOCK.sub(filled, text)
+
+
+def listing(path: Path) -> str:
+    """A file as a block of code."""
+    return f"```{LANGUAGES[path.suffix]}\n{path.read_text(encoding='utf-8').rstrip()}\n```\n"
 
 
 def _default(value: Any) -> str:
