@@ -386,8 +386,9 @@ class Relay:
             raise
 
     def _collect(self) -> None:
-        """Delete the blobs that nothing needs."""
-        wanted = self._store.wanted_blobs(KEEP_ROUNDS).union(*self._uploads)
+        """Forget old rounds, and delete the blobs that nothing needs any more."""
+        self._store.prune(KEEP_ROUNDS)
+        wanted = self._store.wanted_blobs().union(*self._uploads)
         for digest in self.blobs.digests() - wanted:
             self.blobs.delete(digest)
 

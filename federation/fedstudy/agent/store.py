@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value BLOB NOT NULL) ST
 CREATE TABLE IF NOT EXISTS instructions (
     id TEXT PRIMARY KEY,
     number INTEGER NOT NULL,        -- in order of arrival
+    round INTEGER NOT NULL,
     content BLOB NOT NULL,          -- the Instruction, without its deadline
     deadline REAL NOT NULL,         -- Unix time; 0: none
     state TEXT NOT NULL,
@@ -115,9 +116,9 @@ class Store:
         """Take a new instruction, at RECEIVED."""
         content = without_deadline(instruction).SerializeToString(deterministic=True)
         self._write(
-            "INSERT INTO instructions (id, number, content, deadline, state)"
-            " SELECT ?, COALESCE(MAX(number), 0) + 1, ?, ?, ? FROM instructions",
-            (instruction.id, content, _deadline(instruction), Stage.RECEIVED),
+            "INSERT INTO instructions (id, number, round, content, deadline, state)"
+            " SELECT ?, COALESCE(MAX(number), 0) + 1, ?, ?, ?, ? FROM instructions",
+            (instruction.id, instruction.round, content, _deadline(instruction), Stage.RECEIVED),
         )
 
     def move(self, instruction_id: str, stage: Stage) -> None:
@@ -141,21 +142,19 @@ class Store:
         """Drop all instructions: they belonged to another plan."""
         self._write("DELETE FROM instructions", ())
 
-    def wanted_blobs(self, keep_rounds: int) -> set[str]:
-        """Digests that instructions under way, or of the latest rounds, name as input or answer."""
-        held = self._select("ORDER BY number", ())
-        latest = max((h.content.round for h in held), default=0)
-        under_way = (Stage.RECEIVED, Stage.OFFERED, Stage.ANSWERED)
-        wanted: set[str] = set()
-        for one in held:
-            if (
-                one.stage in under_way
-                or one.content.round > latest - keep_rounds
-                or one.content.kind == pb.FINISH
-            ):
-                wanted |= {i.digest for i in one.content.inputs}
-                wanted |= {one.answer.digest} if one.answer else set()
-        return wanted
+    def prune(self, keep_rounds: int) -> None:
+        """Drop what is over, but for the latest rounds: the hub may ask for those again after a crash."""
+        self._write(
+            "DELETE FROM instructions WHERE state IN (?, ?, ?)"
+            " AND round <= (SELECT MAX(round) FROM instructions) - ?",
+            (Stage.ACCEPTED, Stage.REFUSED, Stage.CANCELLED, keep_rounds),
+        )
+
+    def wanted_blobs(self) -> set[str]:
+        """Digests that the instructions here name as input or answer."""
+        held = self._select("", ())
+        inputs = {i.digest for one in held for i in one.content.inputs}
+        return inputs | {one.answer.digest for one in held if one.answer}
 
     def _select(self, where: str, values: Iterable[str]) -> list[Held]:
         query = f"SELECT content, deadline, state, digest, size, contribution FROM instructions {where}"

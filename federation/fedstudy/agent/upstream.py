@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 DIAL_SECONDS = 10.0
 """How long one attempt waits for a connection."""
 
-DECISION_SECONDS = 300.0
+DECISION_SECONDS = 3600.0
 """How long one Enroll waits for the hub's decision before it is sent again."""
 
 OFFER_SECONDS = 30.0
