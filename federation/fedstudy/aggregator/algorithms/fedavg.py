@@ -1,0 +1,62 @@
+"""FedAvg (McMahan et al., AISTATS 2017, algorithm 1): the weighted mean of the sites' models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from fedstudy.aggregator.algorithms.base import Algorithm, Update, trained
+from fedstudy.aggregator.blocks import DTYPES, blocks, layout, read_block, spans, write_blocks
+from fedstudy.plan import Model, PositiveFloat
+from fedstudy.tensors import Array, Blob, TensorFile
+
+
+class FedAvg(Algorithm):
+    """w ← w + η_s · (Σ p_k w_k − w); with η_s = 1 the plain mean Σ p_k w_k."""
+
+    name: ClassVar[str] = "FedAvg"
+
+    class Parameters(Model):
+        """Parameters of FedAvg."""
+
+        server_learning_rate: PositiveFloat = Field(
+            default=1.0, description="η_s, the step towards the mean."
+        )
+
+    parameters: Parameters
+
+    def fold(self, model: TensorFile, updates: Sequence[Update], out: Path) -> Blob:
+        """The weighted mean, added up in float64 in the order of the updates."""
+        return weighted_mean(model, updates, out, self.parameters.server_learning_rate)
+
+
+def weighted_mean(
+    model: TensorFile, updates: Sequence[Update], out: Path, server_learning_rate: float
+) -> Blob:
+    """Write w + η_s·(Σ p_k w_k − w) to `out`; constants and metadata are those of the model.
+
+    Raises:
+        NoSpaceError: the disk is full.
+    """
+    names = trained(model)
+
+    def fill(name: str) -> Iterator[Array]:
+        if name not in names:
+            yield from blocks(model, name)
+            return
+        dtype = DTYPES[model.tensors[name].dtype]
+        for start, count in spans(math.prod(model.tensors[name].shape)):
+            mean = np.zeros(count, dtype=np.float64)
+            for update in updates:
+                mean += update.weight * read_block(update.tensors, name, start, count).astype(np.float64)
+            if server_learning_rate != 1.0:
+                w = read_block(model, name, start, count).astype(np.float64)
+                mean = w + server_learning_rate * (mean - w)
+            yield mean.astype(dtype)
+
+    return write_blocks(out, layout(model), fill, model.metadata)

@@ -1,0 +1,114 @@
+"""Reading and writing of tensor files block by block, so that memory depends neither on the model nor on the sites.
+
+Blocks are read from the file rather than through its memory mapping: mapped pages would count as resident memory of
+every update of a round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedstudy.errors import NoSpaceError, UpdateError
+from fedstudy.tensors import Array, Blob, TensorFile
+
+BLOCK = 1 << 20
+"""Elements of a block: 4 MiB of float32, 8 MiB of float64 while it is added up."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+}  # fmt: skip
+
+Layout = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Tensor name → (dtype code, shape)."""
+
+
+def layout(file: TensorFile) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """What a file holds, by name."""
+    return {name: (info.dtype, info.shape) for name, info in file.tensors.items()}
+
+
+def read_block(file: TensorFile, name: str, start: int, count: int) -> Array:
+    """Elements [start, start+count) of a flattened tensor, as a fresh array."""
+    info = file.tensors[name]
+    payload = file.size - max(entry.end for entry in file.tensors.values())
+    dtype = DTYPES[info.dtype]
+    offset = payload + info.begin + start * dtype.itemsize
+    return np.fromfile(file.path, dtype=dtype, count=count, offset=offset)
+
+
+def spans(elements: int) -> Iterator[tuple[int, int]]:
+    """(start, count) of the blocks of a tensor with so many elements."""
+    for start in range(0, elements, BLOCK):
+        yield start, min(BLOCK, elements - start)
+
+
+def blocks(file: TensorFile, name: str) -> Iterator[Array]:
+    """A tensor, flattened, block by block."""
+    for start, count in spans(math.prod(file.tensors[name].shape)):
+        yield read_block(file, name, start, count)
+
+
+def write_blocks(
+    path: Path, shape: Layout, fill: Callable[[str], Iterable[Array]], metadata: Mapping[str, str]
+) -> Blob:
+    """Write a canonical tensor file (the bytes of `tensors.encode`) without holding it in memory.
+
+    Args:
+        path: the file; it is there whole and durable, or not at all.
+        shape: names, dtypes and shapes.
+        fill: gives a tensor's blocks, in order, in its dtype.
+        metadata: strings to keep with the tensors.
+
+    Raises:
+        NoSpaceError: the disk is full.
+        UpdateError: a dtype that the format lacks.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    sha, size = hashlib.sha256(), 0
+    try:
+        with part.open("wb") as file:
+            for data in _pieces(shape, fill, metadata):
+                sha.update(data)
+                size += file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (28, 122):
+            raise NoSpaceError(
+                f"No space left to write {path}.", "Free some space; the study then goes on."
+            ) from error
+        raise
+    return Blob("sha256:" + sha.hexdigest(), size)
+
+
+def _pieces(
+    shape: Layout, fill: Callable[[str], Iterable[Array]], metadata: Mapping[str, str]
+) -> Iterator[bytes]:
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
+    offset = 0
+    for name in sorted(shape):
+        code, dims = shape[name]
+        if code not in DTYPES:
+            raise UpdateError(f"Tensor {name!r} has dtype {code}, which cannot be folded.")
+        length = math.prod(dims) * DTYPES[code].itemsize
+        header[name] = {"dtype": code, "shape": list(dims), "data_offsets": [offset, offset + length]}
+        offset += length
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in sorted(shape):
+        dtype = DTYPES[shape[name][0]]
+        for block in fill(name):
+            yield np.asarray(block, dtype=dtype).tobytes()

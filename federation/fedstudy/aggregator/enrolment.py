@@ -1,0 +1,95 @@
+"""Enrolment: a CSR under an invitation waits for the operator's decision; an invitation gives one certificate, once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fedstudy.aggregator.bell import Bell
+from fedstudy.aggregator.store import Enrolment, Store
+from fedstudy.errors import RefusedError
+from fedstudy.wire.admin import AcceptEnrolment, PendingEnrolment, RefuseEnrolment
+from fedstudy.wire.credentials import key_fingerprint
+
+PENDING, ACCEPTED, REFUSED = "Pending", "Accepted", "Refused"
+
+
+class Enrolments:
+    """All enrolments of a study."""
+
+    def __init__(self, store: Store, bell: Bell) -> None:
+        self._store, self._bell = store, bell
+
+    def pending(self) -> list[PendingEnrolment]:
+        """Those that wait for a decision."""
+        return [
+            PendingEnrolment(invitation=e.invitation, key_fingerprint=e.fingerprint, csr_pem=e.csr)
+            for e in self._store.enrolments()
+            if e.decision == PENDING
+        ]
+
+    async def enrol(self, invitation: str, csr_pem: str) -> Enrolment:
+        """Wait for the decision on a CSR; the same key asking again gets the same answer.
+
+        Raises:
+            RefusedError: the CSR is no good, was refused, or the invitation was used by another key.
+            NoSpaceError: the disk is full.
+        """
+        fingerprint = key_fingerprint(csr_pem)
+        self._register(invitation, fingerprint, csr_pem)
+        while True:
+            ring = self._bell.next()
+            entry = self._store.enrolment(invitation)
+            if entry is None or entry.fingerprint != fingerprint:
+                raise RefusedError("Another key asked for a certificate under this invitation.", _ANEW)
+            if entry.decision == REFUSED:
+                raise RefusedError(f"The enrolment was refused: {entry.reason}", _ANEW)
+            if entry.decision == ACCEPTED:
+                return entry
+            await ring.wait()
+
+    def _register(self, invitation: str, fingerprint: str, csr_pem: str) -> None:
+        known = self._store.enrolment(invitation)
+        if known is not None and known.fingerprint == fingerprint:
+            return
+        if known is not None and known.decision == ACCEPTED:
+            raise RefusedError(f"The invitation was used before, by another key, for {known.site}.", _ANEW)
+        # A key that was refused, or never decided upon, has not used the invitation up.
+        self._store.put_enrolment(Enrolment(invitation, fingerprint, csr_pem, PENDING))
+        self._bell.ring()
+
+    def decide(self, decision: AcceptEnrolment | RefuseEnrolment) -> None:
+        """Write the operator's decision down; again is no fault.
+
+        Raises:
+            RefusedError: no such CSR waits, or it was decided otherwise.
+            NoSpaceError: the disk is full.
+        """
+        entry = self._store.enrolment(decision.invitation)
+        if entry is None or entry.fingerprint != decision.key_fingerprint:
+            raise RefusedError(
+                f"No request of key {decision.key_fingerprint} waits under {decision.invitation}."
+            )
+        if isinstance(decision, AcceptEnrolment):
+            decided = replace(
+                entry,
+                decision=ACCEPTED,
+                site=decision.site,
+                certificate=decision.certificate_pem,
+                authority=decision.authority_pem,
+            )
+        else:
+            decided = replace(entry, decision=REFUSED, reason=decision.reason)
+        if entry.decision == PENDING:
+            self._store.put_enrolment(decided)
+            self._bell.ring()
+        elif entry.decision != decided.decision:
+            raise RefusedError(
+                f"The enrolment under {decision.invitation} is {entry.decision.lower()} already."
+            )
+
+    def enrolled(self) -> set[str]:
+        """Sites that have a certificate."""
+        return {e.site for e in self._store.enrolments() if e.decision == ACCEPTED}
+
+
+_ANEW = "Ask the study's lead for a new invitation."

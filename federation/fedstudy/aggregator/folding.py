@@ -1,0 +1,91 @@
+"""What a closed stage gives: summed statistics, a first or next model, or an evaluation. Runs in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedstudy import tensors
+from fedstudy.aggregator.algorithms.base import Algorithm, Share, Update
+from fedstudy.aggregator.declared import time_cuts
+from fedstudy.aggregator.evaluate import evaluation
+from fedstudy.aggregator.state import Kind, Stage
+from fedstudy.aggregator.store import AnswerRow
+from fedstudy.aggregator.weights import site_weights
+from fedstudy.errors import StudyFailedError
+from fedstudy.measures import total
+from fedstudy.plan import StudyPlan
+from fedstudy.results import Evaluation
+from fedstudy.tensors import Blob, TensorFile
+from fedstudy.wire.blobs import BlobStore
+
+
+@dataclass(frozen=True)
+class Product:
+    """What became of a stage's answers; one of the three is set."""
+
+    statistics: Blob | None = None
+    model: Blob | None = None
+    evaluation: Evaluation | None = None
+
+
+def work_up(
+    stage: Stage,
+    answers: Sequence[AnswerRow],
+    plan: StudyPlan,
+    algorithm: Algorithm,
+    blobs: BlobStore,
+    scratch: Path,
+) -> Product:
+    """Fold a stage's answers, in canonical site order. The same answers give the same bits, always.
+
+    Args:
+        answers: the accepted ones, at least one.
+        scratch: a folder on the blobs' disk for the file under way.
+
+    Raises:
+        FedstudyError: the answers do not fit together, or the disk is full.
+    """
+    rows = sorted(answers, key=lambda row: row.site)
+    match stage.kind:
+        case Kind.STATISTICS:
+            summed = total(tensors.read(blobs.path(row.blob.digest)) for row in rows)
+            return Product(statistics=blobs.add_tensors(summed, {"kind": "statistics"}))
+        case Kind.INITIALISE:
+            return Product(model=rows[0].blob)
+        case Kind.TRAIN:
+            return Product(model=_fold(stage, rows, plan, algorithm, blobs, scratch))
+        case Kind.EVALUATE:
+            return Product(evaluation=_evaluate(stage, rows, plan, blobs))
+        case _:
+            raise StudyFailedError(f"Nothing follows from {stage.id}.", "Please report this.")
+
+
+def _fold(
+    stage: Stage,
+    rows: Sequence[AnswerRow],
+    plan: StudyPlan,
+    algorithm: Algorithm,
+    blobs: BlobStore,
+    scratch: Path,
+) -> Blob:
+    shares = [Share(row.site, row.samples, row.events) for row in rows]
+    weights = site_weights(shares, plan.federation.weights, plan.federation.max_weight)
+    out = scratch / f"{stage.id}.safetensors"
+    with ExitStack() as files:
+        model = files.enter_context(TensorFile(blobs.path(stage.inputs["model"].digest)))
+        updates = [
+            Update(row.site, files.enter_context(TensorFile(blobs.path(row.blob.digest))), weight, share)
+            for row, weight, share in zip(rows, weights, shares, strict=True)
+        ]
+        algorithm.fold(model, updates, out)
+    return blobs.add_file(out)
+
+
+def _evaluate(stage: Stage, rows: Sequence[AnswerRow], plan: StudyPlan, blobs: BlobStore) -> Evaluation:
+    with TensorFile(blobs.path(stage.inputs["model"].digest)) as model:
+        cuts = time_cuts(plan, model)
+    by_site = {row.site: tensors.read(blobs.path(row.blob.digest)) for row in rows}
+    return evaluation(plan, stage.split, stage.round, by_site, cuts)

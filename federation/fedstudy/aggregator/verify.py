@@ -1,0 +1,160 @@
+"""Whether an answer may count: its names, shapes and dtypes, that it is finite, and that it is not too far away."""
+
+from __future__ import annotations
+
+import math
+import statistics as stdlib_statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fedstudy.aggregator.algorithms.base import Algorithm
+from fedstudy.aggregator.blocks import DTYPES, Layout, blocks, layout, read_block, spans
+from fedstudy.aggregator.declared import declared_cohort, declared_evaluation, declared_model
+from fedstudy.aggregator.state import Kind, Stage
+from fedstudy.errors import UpdateError
+from fedstudy.plan import StudyPlan
+from fedstudy.tensors import MAX_HEADER, TensorFile
+
+FREE_UPDATES = 3
+"""So many accepted updates pass before a norm is held against their median."""
+
+NORM_FACTOR = 5.0
+
+
+def verify(
+    path: Path,
+    stage: Stage,
+    plan: StudyPlan,
+    algorithm: Algorithm,
+    model: Path | None,
+    norms: Sequence[float],
+) -> float | None:
+    """Check an answer's file; returns the L2 norm of a model update, ‖w_k − w‖, where there is one.
+
+    Args:
+        path: the spooled answer, whose digest is already verified.
+        stage: what was asked.
+        model: the stage's input model, for train and evaluate.
+        norms: of updates accepted before.
+
+    Raises:
+        UpdateError: what is wrong with it, with the tensor's name.
+    """
+    with TensorFile(path) as answer:
+        match stage.kind:
+            case Kind.STATISTICS:
+                same_layout(answer, declared_cohort(plan))
+            case Kind.INITIALISE:
+                declared_model(answer, plan)
+            case Kind.TRAIN if model is not None:
+                with TensorFile(model) as w:
+                    return _verify_update(answer, w, plan, algorithm, norms)
+            case Kind.EVALUATE if model is not None:
+                with TensorFile(model) as w:
+                    same_layout(answer, declared_evaluation(plan, w))
+            case _:
+                raise UpdateError(f"Nobody asked for an answer to {stage.id}.")
+        refuse_not_finite(answer)
+    return None
+
+
+_STATISTICS_LIMIT = 64 << 20
+_MODEL_LIMIT = 64 << 30
+
+
+def size_limit(stage: Stage, plan: StudyPlan, algorithm: Algorithm, model: Path | None) -> int:
+    """Most bytes that a valid answer can have; nothing larger is spooled."""
+    if stage.kind is Kind.INITIALISE:
+        return _MODEL_LIMIT
+    if stage.kind is not Kind.TRAIN or model is None:
+        return _STATISTICS_LIMIT
+    with TensorFile(model) as w:
+        expected = algorithm.expected(w)
+    return (
+        MAX_HEADER + 8 + sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in expected.values())
+    )
+
+
+def same_layout(answer: TensorFile, expected: Layout) -> None:
+    """Refuse other names, dtypes or shapes than expected.
+
+    Raises:
+        UpdateError: the first difference, by name.
+    """
+    found = layout(answer)
+    for name in sorted(expected.keys() - found.keys()):
+        raise UpdateError(f"Tensor {name!r} is missing.", _VERSIONS)
+    for name in sorted(found.keys() - expected.keys()):
+        raise UpdateError(f"Tensor {name!r} is not wanted.", _VERSIONS)
+    for name, (dtype, shape) in expected.items():
+        if found[name] != (dtype, tuple(shape)):
+            raise UpdateError(
+                f"Tensor {name!r} is {found[name][0]} {list(found[name][1])}, expected {dtype} {list(shape)}.",
+                _VERSIONS,
+            )
+
+
+_VERSIONS = "Run the same plan and the same version of fedstudy at all sites."
+
+
+def refuse_not_finite(answer: TensorFile) -> None:
+    """Refuse NaN and infinity.
+
+    Raises:
+        UpdateError: the tensor that holds one.
+    """
+    for name in answer:
+        for block in blocks(answer, name):
+            if block.dtype.kind == "f" and not np.isfinite(block).all():
+                raise UpdateError(
+                    f"Tensor {name!r} holds NaN or infinity.",
+                    "Lower the learning rate, or clip the gradient.",
+                )
+
+
+def norm_bound(plan: StudyPlan, norms: Sequence[float]) -> float:
+    """Largest accepted ‖w_k − w‖: the plan's, else 5 × the running median once 3 updates were accepted, else none."""
+    if plan.federation.norm_bound is not None:
+        return plan.federation.norm_bound
+    if len(norms) < FREE_UPDATES:
+        return math.inf
+    median = stdlib_statistics.median(norms)
+    return NORM_FACTOR * median if median > 0 else math.inf
+
+
+def _verify_update(
+    answer: TensorFile, w: TensorFile, plan: StudyPlan, algorithm: Algorithm, norms: Sequence[float]
+) -> float | None:
+    same_layout(answer, algorithm.expected(w))
+    if not algorithm.updates_are_models:
+        refuse_not_finite(answer)
+        return None
+    norm, bound = difference_norm(answer, w), norm_bound(plan, norms)
+    if norm > bound:
+        raise UpdateError(
+            f"The update changes the model by {norm:.4g} (L2 norm); at most {bound:.4g} is accepted.",
+            "Check the site's data and learning rate, or set federation.normBound.",
+        )
+    return norm
+
+
+def difference_norm(answer: TensorFile, w: TensorFile) -> float:
+    """‖w_k − w‖ over the tensors of an update, in float64.
+
+    Raises:
+        UpdateError: a tensor holds NaN or infinity.
+    """
+    square = 0.0
+    for name in sorted(answer):
+        for start, count in spans(math.prod(answer.tensors[name].shape)):
+            block = read_block(answer, name, start, count)
+            if not np.isfinite(block).all():
+                raise UpdateError(
+                    f"Tensor {name!r} holds NaN or infinity.",
+                    "Lower the learning rate, or clip the gradient.",
+                )
+            change = block.astype(np.float64) - read_block(w, name, start, count)
+            square += float(change @ change)
+    return math.sqrt(square)
