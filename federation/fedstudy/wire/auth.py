@@ -82,6 +82,13 @@ def authorise(identity: Identity, method: str, rules: Rules, expect: Expectation
     )
 
 
+def _require_tls_1_3(context: Any) -> None:
+    """The second lock: the first, in `fedstudy/__init__.py`, is open in a process that imported grpc before us."""
+    version = context.auth_context().get("ssl_tls_version", [b"unknown"])[0].decode()
+    if version != "TLSv1.3":
+        raise RefusedError(f"The connection uses {version}; only TLSv1.3 is spoken here.")
+
+
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
     """Checks each call before its handler, and gives a handler's FedstudyError a typed status.
 
@@ -140,6 +147,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         try:
             identity = peer(context)
             who = identity.uri()
+            _require_tls_1_3(context)
             authorise(identity, method, self._rules, self._expect)
         except RefusedError as error:
             self._on_refusal(Refusal(now(), who, method, error.message))

@@ -30,6 +30,11 @@ _TYPES: dict[str, type[FedstudyError]] = {
         NoSpaceError, PortInUseError, StudyFailedError, InterruptedByUserError,
     )
 }  # fmt: skip
+_CUT = (
+    "RST_STREAM",
+    "Stream removed",
+    "Internal error from Core",
+)  # details of statuses when a connection breaks
 _MAX_TEXT = 1200  # bytes; with percent-encoding still within HTTP/2's usual 16 KiB of headers
 
 _TRANSPORT = (
@@ -58,14 +63,15 @@ async def abort(context: Any, error: FedstudyError) -> NoReturn:
 def from_rpc_error(error: grpc.aio.AioRpcError) -> FedstudyError:
     """The error that the other side gave to `abort`; for a status of grpc's own, what it means to a person."""
     code, details = error.code(), error.details() or ""
-    trailers: dict[str, str | bytes] = {item[0]: item[1] for item in error.trailing_metadata() or ()}
+    metadata: Any = error.trailing_metadata() or ()  # pairs; the stubs say otherwise
+    trailers: dict[str, str | bytes] = dict(metadata)
     if kind := _TYPES.get(_text(trailers.get(TYPE_KEY, ""))):
         return kind(details, _text(trailers.get(REMEDY_KEY, b"")))
     if code in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED):
         return RefusedError(f"The peer refused: {details}")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return RefusedError(f"The peer does not offer this: {details}", "Use the same release on both sides.")
-    if code in _TRANSPORT or "RST_STREAM" in details or "Stream removed" in details:
+    if code in _TRANSPORT or any(words in details for words in _CUT):
         return ConnectionLostError(
             f"The peer cannot be reached ({code.name}): {details}",
             "Check the address and the network, and that neither side's certificate has expired or is of another study.",

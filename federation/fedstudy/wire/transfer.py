@@ -38,6 +38,7 @@ CHUNK = 1 << 20
 """Bytes of payload in one message."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # seconds between attempts
+_LAST_WORD = 0.25  # seconds after a failed write in which the peer's status may still come
 _PASSING = (
     ConnectionLostError,
     NoSpaceError,
@@ -226,10 +227,24 @@ async def _upload(call: Any, header: SubmitHeader, path: Path) -> Any:
         await call.done_writing()
     except asyncio.InvalidStateError:
         pass  # the peer has answered before the end: its answer follows
+    except grpc.aio.AioRpcError:
+        await _last_word(call)
     except BaseException:
         call.cancel()
         raise
     return await call
+
+
+async def _last_word(call: Any) -> None:
+    """After a failed write, wait for the status that the peer gave.
+
+    grpc.aio (1.85) ends a call with INTERNAL as soon as a write fails. The status that made it fail mostly comes a moment later
+    and takes its place; where it came a moment before, it is lost, and the next attempt hears it again.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + _LAST_WORD
+    while await call.code() is grpc.StatusCode.INTERNAL and loop.time() < end:  # noqa: ASYNC110 - grpc has no event for it
+        await asyncio.sleep(0.01)
 
 
 def _chunks(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
