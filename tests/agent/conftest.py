@@ -97,6 +97,7 @@ class Hub(FederationServicer):
     followers: int = 0
     follows: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    withheld: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.blobs = BlobStore(self.folder / "hub-blobs")
@@ -193,6 +194,8 @@ class Hub(FederationServicer):
             self.followers -= 1
 
     async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.Chunk]:
+        if request.digest in self.withheld:
+            await abort(context, RefusedError("No open instruction names it."))
         async for chunk in serve_fetch(self.blobs, request, context):
             yield chunk
 

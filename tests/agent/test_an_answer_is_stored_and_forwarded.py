@@ -145,6 +145,18 @@ async def test_an_answer_that_the_hub_no_longer_wants_is_let_go(world: World) ->
     assert world.hub.answers == {}
 
 
+async def test_an_instruction_whose_stage_closed_before_its_inputs_came_is_let_go(world: World) -> None:
+    async with world.agent(), world.trainer.following(world.hub.plan) as work:
+        await world.operator.configure()
+        await world.shows(connected=True)
+        old = world.hub.blobs.add_bytes(b"an old model")
+        world.hub.withheld.add(old.digest)
+        world.hub.give("EVALUATE", 1, {"model": old})
+        following = world.hub.give_training(round=2)
+        assert (await asyncio.wait_for(work.get(), 20)).id == following
+        assert len(world.hub.follows) == 1
+
+
 async def test_finish_reaches_the_trainer_and_the_final_model_stays(world: World) -> None:
     async with world.agent():
         await world.operator.configure()

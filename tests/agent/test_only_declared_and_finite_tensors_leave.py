@@ -14,7 +14,6 @@ from fedstudy.errors import UpdateError
 from fedstudy.measures import (
     classification_statistics,
     cohort_statistics,
-    logistic_terms,
     survival_statistics,
 )
 from fedstudy.plan import StudyPlan
@@ -50,6 +49,8 @@ def plan(task: dict[str, Any] | None = None, algorithm: str = "FedAvg") -> Study
 SURVIVAL = {"type": "Survival", "target": {"time": "os", "event": "dead"}, "intervals": 4}
 COX = SURVIVAL | {"loss": "StratifiedCox"}
 UPDATE = {name: array for name, array in MODEL.items() if not name.startswith("constant.")}
+
+NEWTON = {"gradient": np.zeros(10), "information": np.eye(10), "loglik": np.array(-1.5)}
 
 
 def answer(
@@ -91,7 +92,7 @@ HAZARDS = np.full((2, 4), 0.2)
         (
             "TRAIN",
             plan(algorithm="NewtonRaphson"),
-            logistic_terms(np.ones((3, 2)), np.array([0.0, 1, 1]), np.zeros(2)),
+            NEWTON,
         ),
     ],
 )
@@ -129,6 +130,8 @@ def test_what_an_instruction_declares_may_leave(
             "survival",
         ),
         ("TRAIN", plan(algorithm="NewtonRaphson"), UPDATE, "does not declare"),
+        ("TRAIN", plan(algorithm="NewtonRaphson"), NEWTON | {"gradient": np.zeros(500)}, "gradient"),
+        ("TRAIN", plan(), NEWTON, "does not declare"),
         ("FINISH", plan(), {}, "takes no answer"),
     ],
 )

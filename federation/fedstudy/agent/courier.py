@@ -16,7 +16,7 @@ import grpc
 from fedstudy.agent.relay import Relay
 from fedstudy.agent.store import Held
 from fedstudy.agent.waiting import until_first
-from fedstudy.errors import ConnectionLostError, FedstudyError, NoSpaceError, PlanError
+from fedstudy.errors import ConnectionLostError, FedstudyError, NoSpaceError, PlanError, RefusedError
 from fedstudy.logs import log
 from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
@@ -46,6 +46,7 @@ CODES = frozenset(
         "UpdateError",
         "ConnectionLostError",
         "NoSpaceError",
+        "InternalError",
     }
 )
 """What a failure may be called outside; any other word of a trainer becomes `Failure`."""
@@ -69,8 +70,12 @@ class Courier:
         async def one(held: Held) -> None:
             for wanted in held.content.inputs:
                 blob = Blob(wanted.digest, wanted.size)
-                if not self._blobs.has(blob.digest):
+                try:
                     await fetch(self._stub, blob, self._blobs, timeout=TRANSFER_SECONDS)
+                except RefusedError as error:  # its stage closed meanwhile
+                    log(_log, logging.WARNING, "input refused", instruction=held.id, reason=str(error))
+                    self._relay.drop(held.id)
+                    return
             self._relay.fetched(held.id)
 
         await self._each(self._relay.to_fetch, one)

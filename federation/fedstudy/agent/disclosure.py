@@ -7,6 +7,7 @@ constants. An initial model's names are the network's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,12 @@ from numpy.typing import NDArray
 
 from fedstudy import tensors
 from fedstudy.errors import UpdateError
-from fedstudy.measures import classification_statistics, cohort_statistics, cox_terms, survival_statistics
+from fedstudy.measures import classification_statistics, cohort_statistics, survival_statistics
 from fedstudy.plan import LossName, StudyPlan, TaskType
 from fedstudy.tensors import CONSTANT_PREFIX, TensorFile
 from fedstudy.wire import federation_pb2 as pb
 
-Shape = tuple[int | None, ...]
-"""Lengths along the axes; None where any length is allowed."""
-
-Declared = dict[str, tuple[str, Shape]]
+Declared = dict[str, tuple[str, tuple[int, ...]]]
 """What may leave: name → dtype code and shape."""
 
 CUTS = CONSTANT_PREFIX + "time.cuts"
@@ -64,7 +62,9 @@ def declared(kind: int, plan: StudyPlan, model: Path | None) -> Declared | None:
     if model is None:
         raise UpdateError(f"An instruction of kind {pb.Kind.Name(kind)} came without a model.")
     if kind == pb.TRAIN:
-        return _newton_terms() if plan.federation.algorithm.name == "NewtonRaphson" else _trainable(model)
+        return (
+            _newton_terms(model) if plan.federation.algorithm.name == "NewtonRaphson" else _trainable(model)
+        )
     return _as_declared(_no_evaluation(plan, model))
 
 
@@ -77,13 +77,13 @@ def _trainable(model: Path) -> Declared:
         }
 
 
-def _newton_terms() -> Declared:
-    none = np.zeros(0)
-    terms = cox_terms(np.zeros((0, 1)), none, none, np.zeros(1))
-    free: dict[int, Shape] = {1: (None,), 2: (None, None)}
+def _newton_terms(model: Path) -> Declared:
+    """Derivatives for all trained numbers of the model together."""
+    numbers = sum(math.prod(shape) for _, shape in _trainable(model).values())
     return {
-        name: (_code(array), array.shape if name in ("newton.loglik", "newton.events") else free[array.ndim])
-        for name, array in terms.items()
+        "gradient": ("F64", (numbers,)),
+        "information": ("F64", (numbers, numbers)),
+        "loglik": ("F64", ()),
     }
 
 
@@ -127,10 +127,7 @@ def _check_names(answer: TensorFile, expected: Declared, kind: str) -> None:
                 "Only declared tensors leave the hospital. The trainer does not fit this study, or was tampered with.",
             )
         dtype, shape = expected[name]
-        fits = len(info.shape) == len(shape) and all(
-            want in (None, got) for want, got in zip(shape, info.shape, strict=True)
-        )
-        if info.dtype != dtype or not fits:
+        if (info.dtype, info.shape) != (dtype, shape):
             raise UpdateError(
                 f"The answer's tensor {name!r} is {info.dtype} {list(info.shape)}; {kind} declares {dtype} {list(shape)}."
                 " It was not sent."

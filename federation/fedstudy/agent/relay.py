@@ -129,6 +129,11 @@ class Relay:
             self._collect()
             self.refresh()
 
+    def drop(self, instruction_id: str) -> None:
+        """The hub does not want an instruction any more."""
+        self._cancel(instruction_id)
+        self.refresh()
+
     def to_forward(self) -> list[Held]:
         """Answers on their way to the hub."""
         return self._store.at(Stage.ANSWERED)
