@@ -83,11 +83,11 @@ class _StandardError:
 
         def end() -> None:
             with self._install:
+                if self._watchers == [on_refusal]:
+                    self._remove()  # before it leaves: what is still in the pipe is for it
                 with self._call:
                     if on_refusal in self._watchers:
                         self._watchers.remove(on_refusal)
-                if not self._watchers:
-                    self._remove()
 
         return end
 

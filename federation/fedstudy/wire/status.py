@@ -80,7 +80,7 @@ def from_rpc_error(error: grpc.aio.AioRpcError) -> FedstudyError:
 
 
 def _short(text: str) -> str:
-    return text.encode()[:_MAX_TEXT].decode(errors="ignore")
+    return text.encode(errors="replace")[:_MAX_TEXT].decode(errors="ignore")
 
 
 def _text(value: str | bytes) -> str:
