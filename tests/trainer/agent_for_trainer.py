@@ -65,7 +65,7 @@ class ScriptedAgent(FederationServicer):
         """Send an instruction; its id."""
         instruction = pb.Instruction(
             id=id or f"{len(self._open):04d}-000-{kind.lower()}-a",
-            kind=pb.Kind.Value(kind),
+            kind=kind,
             inputs=[pb.Input(name=n, digest=b.digest, size=b.size) for n, b in (inputs or {}).items()],
             parameters=json.dumps(parameters).encode(),
             deadline_seconds=60,
@@ -152,7 +152,7 @@ async def agent_at(
     listener: Listener = await listen(
         "127.0.0.1:0",
         TLSFiles.from_folder(folder / Role.AGENT.value),
-        lambda server: add_FederationServicer_to_server(agent, server),
+        lambda server: add_FederationServicer_to_server(agent, server),  # type: ignore[no-untyped-call]
         rules=RULES,
         on_refusal=lambda refusal: None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from helpers_for_trainer import first_model, network, parameters, plan, rows, same_bits, site
@@ -10,7 +11,7 @@ from helpers_for_trainer import first_model, network, parameters, plan, rows, sa
 from fedstudy.errors import PlanError
 from fedstudy_trainer.learner import predict, train
 
-FUSED = {
+FUSED: dict[str, Any] = {
     "images": ["t1", "flair"],
     "network": "SmallCNN",
     "arguments": {"width": 4, "depth": 2, "dropout": 0.3},

@@ -1,4 +1,4 @@
-"""`fedstudy-trainer`: run, preflight, control. Exit codes are those of `fedstudy.errors`."""
+"""`fedstudy-trainer`: run, preflight, control, phantom, networks. Exit codes are those of `fedstudy.errors`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedstudy.errors import FedstudyError, InterruptedByUserError
@@ -65,6 +66,12 @@ def _command(options: argparse.Namespace) -> Coroutine[Any, Any, None]:
         from fedstudy_trainer.controls import control
 
         return control(options)
+    if options.command in ("phantom", "networks"):
+        from fedstudy_trainer import listing
+
+        if options.command == "networks":
+            return listing.networks()
+        return listing.phantom(Path(options.out), options.profile, options.seed, options.scale)
     from fedstudy_trainer.settings import Settings
 
     settings = Settings.from_environment(os.environ)
@@ -99,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     control.add_argument(
         "--threads", type=int, default=1, help="of torch; more change the last bits of a result"
     )
+    phantom = commands.add_parser("phantom", help="write a cohort of phantom glioma patients")
+    phantom.add_argument("out", help="folder, new or empty")
+    phantom.add_argument("--profile", default="demo", help="demo, full, …")
+    phantom.add_argument("--seed", type=int, default=1)
+    phantom.add_argument("--scale", type=float, default=1.0, help="factor on the number of patients")
+    commands.add_parser("networks", help="list the networks that a plan may name")
     return parser
 
 
