@@ -47,7 +47,7 @@ class Kubelet:
         self, cluster: Cluster, work: Path, *, logs: Path, claims: Mapping[tuple[str, str], Path]
     ) -> None:
         self._cluster = cluster
-        self._work = work
+        self.work = work
         self._records = work / "processes"
         self._ports = PortTable(work / "ports.json")
         self._volumes = Volumes(cluster, work, claims)
@@ -70,11 +70,10 @@ class Kubelet:
                 await self._cluster.delete(_key(pod))
         self._main = asyncio.create_task(self._run())
 
-    async def wait(self) -> None:
-        """Until it is stopped; raises what it failed with."""
-        if self._main is not None:
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(self._main)
+    def check(self) -> None:
+        """Raise what it failed with, if it did."""
+        if self._main is not None and self._main.done() and not self._main.cancelled():
+            self._main.result()
 
     async def stop(self, order: Sequence[str] = STOP_ORDER) -> None:
         """Stop everything, component by component, and wait for it. The objects stay as they are."""

@@ -81,6 +81,7 @@ class LocalCluster:
     Args:
         validate: looks at each object before it is stored, and raises InvalidObjectError.
         now: the clock of creationTimestamp.
+        uid: the uid of a new custom resource; where given, the same manifests make the same plans. Default, and for all other objects: random.
     """
 
     def __init__(
@@ -88,12 +89,14 @@ class LocalCluster:
         *,
         validate: Callable[[Object], None] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        uid: Callable[[Object], str] | None = None,
     ) -> None:
         self._entries: dict[str, dict[Key, _Entry]] = {}
         self._watchers: dict[str, set[_Watcher]] = {}
         self._version = 0
         self._validate = validate
         self._now = now
+        self._uid = uid
 
     # Reading
 
@@ -143,7 +146,7 @@ class LocalCluster:
             return copy.deepcopy(entry.view)
         wanted = copy.deepcopy(wanted)
         created = entry is None
-        base = self._blank() if entry is None else entry
+        base = self._blank(wanted) if entry is None else entry
         owners = Ownership({name: set(paths) for name, paths in base.ownership.by_manager.items()})
         merged = owners.apply(manager, base.body, flatten(wanted))
         if self._validate is not None:
@@ -228,9 +231,11 @@ class LocalCluster:
             raise NotFoundError(f"{key} is not there")
         return entry
 
-    def _blank(self) -> _Entry:
+    def _blank(self, obj: Object) -> _Entry:
         stamp = self._now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        return _Entry({}, {"uid": str(uuid.uuid4()), "generation": 1, "creationTimestamp": stamp})
+        custom = str(obj["apiVersion"]).startswith("fedstudy.io/")
+        uid = self._uid(obj) if custom and self._uid is not None else str(uuid.uuid4())
+        return _Entry({}, {"uid": uid, "generation": 1, "creationTimestamp": stamp})
 
     def _all(self) -> Iterator[tuple[Key, _Entry]]:
         for kind in list(self._entries):
