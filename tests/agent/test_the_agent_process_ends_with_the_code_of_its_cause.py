@@ -57,12 +57,16 @@ async def test_a_ledger_that_was_tampered_with_stops_the_agent(world: World, har
     assert "ledger" in lines[-1]["event"]
 
 
-async def test_sigterm_stops_it_in_order(world: World) -> None:
+@pytest.mark.parametrize(("over", "expected"), [(False, 130), (True, 0)])
+async def test_sigterm_stops_it_in_order(world: World, over: bool, expected: int) -> None:
     process = await run(world.environment())
     await world.operator.configure()
     await world.shows(connected=True)
+    if over:
+        world.hub.give("FINISH")
+        await world.shows(finished=True)
     process.terminate()
     code, lines = await end(process)
-    assert code == 0
+    assert code == expected
     assert lines[-1]["event"] == "stopped"
     verify(world.ledger)

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from fedstudy.agent.process import agent
 from fedstudy.agent.settings import Settings
-from fedstudy.errors import FedstudyError
+from fedstudy.errors import FedstudyError, InterruptedByUserError
 from fedstudy.logs import configure, log
 
 _log = logging.getLogger("fedstudy.agent")
 
 
-async def serve(environment: Mapping[str, str]) -> None:
-    """Run an agent until SIGTERM or SIGINT.
+async def serve(environment: Mapping[str, str]) -> bool:
+    """Run an agent until SIGTERM or SIGINT; True where the study was over by then.
 
     Raises:
         FedstudyError: it cannot start; see `fedstudy.agent.process.agent`.
@@ -28,20 +28,22 @@ async def serve(environment: Mapping[str, str]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with agent(settings):
+    async with agent(settings) as running:
         await stopped.wait()
         log(_log, logging.INFO, "stopping")
+        return running.relay.finished
 
 
 def main() -> None:
-    """Entry point of `fedstudy-agent`. Stopped in order it exits with 0, as a container is expected to."""
+    """Entry point of `fedstudy-agent`. Exits with 0 after a study that is over, with 130 when stopped in order before."""
     configure(f"agent/{os.environ.get('FEDSTUDY_SITE', '')}")
     try:
-        asyncio.run(serve(os.environ))
+        over = asyncio.run(serve(os.environ))
     except FedstudyError as error:
         log(_log, logging.ERROR, error.message, remedy=error.remedy, error=type(error).__name__)
         sys.exit(error.exit_code)
     log(_log, logging.INFO, "stopped")
+    sys.exit(0 if over else InterruptedByUserError.exit_code)
 
 
 if __name__ == "__main__":

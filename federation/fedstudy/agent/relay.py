@@ -144,7 +144,7 @@ class Relay:
         if held is None or held.stage is not Stage.ANSWERED:
             return
         self._store.move(instruction_id, Stage.REFUSED if refusal else Stage.ACCEPTED)
-        if refusal:
+        if refusal and not isinstance(refusal, RefusedError):  # one that came too late is no failure
             self._set_failure(f"The hub refused the answer to {instruction_id}: {refusal}")
         self._collect()
         self.refresh()
