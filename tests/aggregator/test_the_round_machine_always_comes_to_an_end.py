@@ -1,0 +1,373 @@
+"""The pure round machine under random events: it never opens two stages, keeps its quorum, and always ends."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedstudy.aggregator.algorithms.base import Share, TrainStage
+from fedstudy.aggregator.rounds import Rules, accepts, open_stage, step
+from fedstudy.aggregator.state import (
+    STATE,
+    Answered,
+    Closed,
+    Closing,
+    Connected,
+    Disconnected,
+    Effect,
+    Event,
+    Failed,
+    Folded,
+    Kind,
+    Opened,
+    Restarted,
+    RoundClosed,
+    SitesSet,
+    Stage,
+    State,
+    Suspended,
+    Tick,
+)
+from fedstudy.plan import StopWhen
+from fedstudy.tensors import Blob
+from fedstudy.wire.admin import Phase
+
+NAMES = ("a", "b", "c", "d")
+TIMEOUT = 100.0
+
+
+def star(round: int, shares: Sequence[Share]) -> list[TrainStage]:
+    sites = tuple(s.site for s in shares)
+    return [TrainStage(sites, {s: {"t": round} for s in sites})]
+
+
+def ring(round: int, shares: Sequence[Share]) -> list[TrainStage]:
+    return [TrainStage((s.site,), {s.site: {"t": round}}) for s in shares]
+
+
+def rules(*, schedule: str = "star", **changes: object) -> Rules:
+    values: dict[str, object] = {
+        "rounds": 2, "min_sites": 2, "min_samples": 0, "timeout": TIMEOUT, "evaluate_every": 1,
+        "stop_when": None, "seed": 1, "train_stages": {"star": star, "ring": ring}[schedule],
+    }  # fmt: skip
+    return Rules(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def blob(*parts: object) -> Blob:
+    return Blob("sha256:" + hashlib.sha256(repr(parts).encode()).hexdigest(), 1)
+
+
+@dataclass
+class World:
+    """The machine with its clock, and a check of what must hold after every step."""
+
+    rules: Rules
+    state: State = field(default_factory=State)
+    now: float = 1.0
+    effects: list[Effect] = field(default_factory=list)
+    closing: Stage | None = None
+    seen: dict[str, Stage] = field(default_factory=dict)
+
+    def send(self, event: Event) -> None:
+        before = self.state.stage
+        self.state, effects = step(self.rules, self.state, event)
+        assert STATE.validate_json(STATE.dump_json(self.state)) == self.state
+        opened = [e.stage for e in effects if isinstance(e, Opened) and e.stage.kind is not Kind.FINISH]
+        for stage in opened:
+            known = self.seen.setdefault(stage.id, stage)
+            assert (known.kind, known.inputs, known.opened) == (stage.kind, stage.inputs, stage.opened)
+        for effect in effects:
+            if isinstance(effect, Closing):
+                assert self.closing is None or isinstance(event, Restarted)
+                self.closing = effect.stage
+            if isinstance(effect, Closed) and effect.stage.kind is Kind.STATISTICS:
+                assert len(effect.stage.answers) >= self.rules.min_sites
+                assert set(self.state.required) <= set(effect.stage.answers)
+            if isinstance(effect, RoundClosed):
+                assert len(effect.sites) >= self.rules.min_sites
+        if before is not None and self.state.stage is not None and before.id != self.state.stage.id:
+            closed = [e.stage.id for e in effects if isinstance(e, Closed)]
+            assert before.id in closed or isinstance(event, Folded)
+        self.effects += effects
+
+    def fold(self, metric: float | None = None) -> None:
+        stage = self.closing
+        if stage is None:
+            return
+        self.closing = None
+        product = blob(stage.kind.value, stage.inputs, sorted(stage.answers))
+        match stage.kind:
+            case Kind.STATISTICS:
+                self.send(Folded(self.now, stage.id, statistics=product))
+            case Kind.INITIALISE | Kind.TRAIN:
+                self.send(Folded(self.now, stage.id, model=product))
+            case _:
+                self.send(Folded(self.now, stage.id, metric=metric))
+
+    def waiting(self) -> list[str]:
+        stage = self.state.stage
+        return [s for s in NAMES if stage and accepts(self.state, s, stage.instruction(s))]
+
+    def answer(self, site: str, samples: int = 10) -> None:
+        stage = self.state.stage
+        assert stage is not None
+        self.send(Answered(self.now, site, stage.instruction(site), Share(site, samples, 0)))
+
+    def fail(self, site: str) -> None:
+        stage = self.state.stage
+        assert stage is not None
+        self.send(Failed(self.now, site, stage.instruction(site), "DataError", "no such column"))
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.send(Tick(self.now))
+
+    def start(self, *sites: str, required: Sequence[str] = ()) -> None:
+        self.send(SitesSet(self.now, sites or NAMES, tuple(required)))
+        for site in sites or NAMES:
+            self.send(Connected(self.now, site))
+
+    def run(self, answering: Sequence[str] = NAMES, until: Kind | None = None) -> None:
+        """All go well for the answering sites; deadlines pass for the others."""
+        for _ in range(500):
+            stage = self.state.stage
+            if self.state.over or (until is not None and stage is not None and stage.kind is until):
+                return
+            if self.closing is not None:
+                self.fold()
+                continue
+            ready = [s for s in self.waiting() if s in answering and s in self.state.connected]
+            if ready:
+                self.answer(ready[0])
+            else:
+                self.tick(TIMEOUT)
+        raise AssertionError(f"the study does not end: {self.state}")
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(), schedule=st.sampled_from(["star", "ring"]), min_sites=st.integers(1, 4),
+    required=st.sampled_from([(), ("b",)]),
+)  # fmt: skip
+def test_whatever_happens_the_study_ends_when_all_are_well_again(
+    data: st.DataObject, schedule: str, min_sites: int, required: tuple[str, ...]
+) -> None:
+    world = World(rules(schedule=schedule, min_sites=min_sites))
+    world.start(required=required)
+    for _ in range(data.draw(st.integers(0, 60))):
+        site = data.draw(st.sampled_from(NAMES))
+        match data.draw(
+            st.sampled_from(["answer", "answer", "fold", "tick", "in", "out", "fail", "again", "pause"])
+        ):
+            case "answer" if site in world.waiting():
+                world.answer(site)
+            case "fold":
+                world.fold()
+            case "tick":
+                world.tick(data.draw(st.sampled_from([1.0, TIMEOUT / 2, TIMEOUT])))
+            case "in":
+                world.send(Connected(world.now, site))
+            case "out":
+                world.send(Disconnected(world.now, site))
+            case "fail" if site in world.waiting():
+                world.fail(site)
+            case "again":
+                world.closing = None
+                world.send(Restarted(world.now))
+            case "pause":
+                world.send(Suspended(world.now, data.draw(st.booleans())))
+            case _:
+                pass
+    world.send(Suspended(world.now, False))
+    for site in NAMES:
+        world.send(Connected(world.now, site))
+    world.run()
+    assert world.state.phase in (Phase.COMPLETE, Phase.FAILED)
+    if world.state.phase is Phase.FAILED:
+        assert (
+            world.state.reason in ("QuorumMissing", "InitialiseFailed") and "DataError" in world.state.message
+        )
+    assert all(open_stage(world.state, s) is not None for s in NAMES)
+
+
+@settings(max_examples=30, deadline=None)
+@given(order=st.randoms(use_true_random=False), schedule=st.sampled_from(["star", "ring"]))
+def test_the_order_of_answers_does_not_matter(order: object, schedule: str) -> None:
+    def final(shuffled: bool) -> State:
+        world = World(rules(schedule=schedule))
+        world.start()
+        while not world.state.over:
+            ready = world.waiting()
+            if world.closing is not None:
+                world.fold()
+            else:
+                world.answer(order.choice(ready) if shuffled else ready[0])  # type: ignore[attr-defined]
+        return world.state
+
+    assert final(True).model == final(False).model
+
+
+def test_the_ring_visits_the_sites_one_after_the_other() -> None:
+    world = World(rules(schedule="ring"))
+    world.start()
+    world.run()
+    train = [e.stage for e in world.effects if isinstance(e, Opened) and e.stage.kind is Kind.TRAIN]
+    assert [s.sites for s in train] == [(n,) for n in NAMES] * 2
+    models = [s.inputs["model"] for s in train]
+    assert len(set(models)) == len(models)
+    assert [s.id for s in train[:2]] == ["0001-000-train", "0001-001-train"]
+
+
+def test_the_ring_skips_a_site_that_does_not_answer() -> None:
+    world = World(rules(schedule="ring"))
+    world.start()
+    world.run(until=Kind.TRAIN)
+    world.send(Disconnected(world.now, "b"))
+    world.run(answering="acd")
+    closed = [e for e in world.effects if isinstance(e, RoundClosed)]
+    assert world.state.phase is Phase.COMPLETE
+    assert [e.sites for e in closed] == [("a", "c", "d")] * 2
+
+
+def test_a_lost_site_costs_one_deadline_once_and_is_readmitted() -> None:
+    world = World(rules(rounds=3))
+    world.start()
+    world.run(until=Kind.TRAIN)
+    began = world.now
+    world.send(Disconnected(world.now, "d"))
+    world.run(answering="abc", until=Kind.EVALUATE)
+    assert world.now - began == TIMEOUT
+    missing = [e.missing for e in world.effects if isinstance(e, Closed) and e.stage.kind is Kind.TRAIN]
+    assert missing == [{"d": "Disconnected"}]
+    world.run(answering="abc", until=Kind.TRAIN)
+    assert world.state.stage is not None and world.state.stage.sites == ("a", "b", "c")
+    world.run(answering="abc", until=Kind.EVALUATE)
+    assert world.now - began == TIMEOUT
+    world.send(Connected(world.now, "d"))
+    world.run(until=Kind.TRAIN)
+    world.run()
+    rounds = [e.sites for e in world.effects if isinstance(e, RoundClosed)]
+    assert rounds == [("a", "b", "c"), ("a", "b", "c"), NAMES]
+
+
+def test_a_connected_but_silent_site_is_asked_but_not_waited_for_again() -> None:
+    world = World(rules(rounds=3))
+    world.start()
+    world.run(until=Kind.TRAIN)
+    began = world.now
+    world.run(answering="abc")
+    assert world.state.phase is Phase.COMPLETE
+    assert world.now - began == TIMEOUT
+    assert any(e.missing.get("d") == "NoAnswer" for e in world.effects if isinstance(e, Closed))
+
+
+def test_without_a_quorum_the_study_waits_and_says_so() -> None:
+    world = World(rules(min_sites=4))
+    world.send(SitesSet(world.now, NAMES, ()))
+    assert (world.state.phase, world.state.reason) == (Phase.WAITING_FOR_SITES, "SitesMissing")
+    world.start()
+    world.run(until=Kind.TRAIN)
+    world.send(Disconnected(world.now, "d"))
+    for site in "abc":
+        world.answer(site)
+    world.tick(TIMEOUT)
+    assert (world.state.phase, world.state.reason) == (Phase.TRAINING, "QuorumMissing")
+    assert "3 answers" in world.state.message
+    world.tick(10 * TIMEOUT)
+    assert world.state.reason == "QuorumMissing"
+    world.send(Connected(world.now, "d"))
+    world.run()
+    assert world.state.phase is Phase.COMPLETE
+
+
+def test_a_required_site_is_waited_for() -> None:
+    world = World(rules(min_sites=1))
+    world.start(required=["c"])
+    world.run(until=Kind.TRAIN)
+    world.send(Disconnected(world.now, "c"))
+    for site in "abd":
+        world.answer(site)
+    world.tick(TIMEOUT)
+    assert world.state.reason == "QuorumMissing" and "Required and missing: c" in world.state.message
+
+
+def test_too_few_samples_are_no_quorum() -> None:
+    world = World(rules(min_sites=1, min_samples=35))
+    world.start()
+    for site in "abc":
+        world.answer(site)
+    world.tick(TIMEOUT)
+    assert world.state.reason == "QuorumMissing"
+    world.answer("d")
+    assert world.closing is not None
+
+
+def test_when_all_have_failed_the_study_fails_with_their_reasons() -> None:
+    world = World(rules())
+    world.start()
+    for site in "abc":
+        world.fail(site)
+    assert not world.state.over
+    world.answer("d")
+    assert world.state.phase is Phase.FAILED
+    assert "a: Failed: DataError (no such column)" in world.state.message
+    assert all(open_stage(world.state, s).kind is Kind.FINISH for s in NAMES)  # type: ignore[union-attr]
+
+
+def test_the_initial_model_comes_from_the_first_site_that_answers() -> None:
+    world = World(rules())
+    world.start()
+    world.run(until=Kind.INITIALISE)
+    assert world.waiting() == ["a"]
+    world.fail("a")
+    assert world.waiting() == ["b"]
+    world.tick(TIMEOUT)
+    assert world.waiting() == ["c"]
+    assert world.state.stage is not None and world.state.stage.id == "0000-003-initialise"
+    world.run(answering="cd", until=Kind.TRAIN)
+    assert world.state.model is not None
+
+
+def test_a_removed_site_is_not_waited_for() -> None:
+    world = World(rules())
+    world.start()
+    world.run(until=Kind.TRAIN)
+    for site in "abc":
+        world.answer(site)
+    world.send(SitesSet(world.now, ("a", "b", "c"), ()))
+    assert world.closing is not None
+    world.fold()
+    assert open_stage(world.state, "d") is None
+
+
+def test_a_suspended_study_stops_after_what_is_under_way() -> None:
+    world = World(rules())
+    world.start()
+    world.run(until=Kind.TRAIN)
+    world.send(Suspended(world.now, True))
+    for site in NAMES:
+        world.answer(site)
+    world.fold()
+    assert world.state.phase is Phase.SUSPENDED and world.state.stage is None
+    world.send(Suspended(world.now, False))
+    world.run()
+    assert world.state.phase is Phase.COMPLETE
+
+
+@pytest.mark.parametrize(("metrics", "rounds"), [([0.6, 0.7, 0.69, 0.68], 4), ([0.6, 0.9], 2)])
+def test_stop_when_counts_patience_and_looks_at_the_mark(metrics: list[float], rounds: int) -> None:
+    world = World(rules(rounds=9, stop_when=StopWhen(metric="auc", reaches=0.9, patience=2)))
+    world.start()
+    left = iter(metrics)
+    while not world.state.over:
+        if world.closing is not None:
+            validation = world.closing.kind is Kind.EVALUATE and world.closing.split == "validation"
+            world.fold(next(left) if validation else None)
+        else:
+            world.answer(world.waiting()[0])
+    assert world.state.round == rounds
