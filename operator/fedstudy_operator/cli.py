@@ -98,7 +98,8 @@ def run(
     start_timeout: int,
 ) -> None:
     """Run studies on this machine: real processes, real mutual TLS, the same manifests that a cluster takes."""
-    from fedstudy_operator.local.run import Options, run_studies
+    from fedstudy_operator.local.prepare import Options
+    from fedstudy_operator.local.run import run_studies
 
     options = Options(
         paths=paths,
@@ -181,9 +182,9 @@ def networks() -> None:
 @cli.command()
 def algorithms() -> None:
     """List the federated algorithms that a plan may name."""
-    from fedstudy.aggregator.algorithms import registry
+    from fedstudy.aggregator.algorithms.registry import algorithm_names
 
-    for name in registry.names():
+    for name in algorithm_names():
         click.echo(name)
 
 

@@ -51,13 +51,17 @@ class Controls:
         out = self.folder / "arms" / arm
         if not (out / "arms.json").exists():
             out.mkdir(parents=True, exist_ok=True)
-            process = await Process.start(self._command(arm, out), log=self.log, record=self.records / f"arm-{arm}.json")
+            process = await Process.start(
+                self._command(arm, out), log=self.log, record=self.records / f"arm-{arm}.json"
+            )
             try:
                 ended = await process.wait()
             finally:
                 await process.stop(_GRACE)
             if ended.code:
-                raise StudyFailedError(f"The {arm} arm ended with exit code {ended.code}.", f"Its log: {self.log}")
+                raise StudyFailedError(
+                    f"The {arm} arm ended with exit code {ended.code}.", f"Its log: {self.log}"
+                )
         return _ARMS.validate_json((out / "arms.json").read_bytes())[0]
 
     def _command(self, arm: str, out: Path) -> Command:
@@ -67,7 +71,10 @@ class Controls:
         words = ["control", "--arm", arm, "--plan", str(plan), "--out", str(out), "--threads", str(threads)]
         words += ["--scratch", str(self.folder / "arms" / "scratch")]
         for participant in self.sites:
-            words += ["--site", f"{participant.spec.site_name}={self._dataset(participant)}={self.work.folder(participant)}"]
+            words += [
+                "--site",
+                f"{participant.spec.site_name}={self._dataset(participant)}={self.work.folder(participant)}",
+            ]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         environment |= {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
         return Command((sys.executable, "-m", "fedstudy_trainer", *words), environment, out)

@@ -100,6 +100,11 @@ class LocalCluster:
 
     # Reading
 
+    @property
+    def version(self) -> int:
+        """Grows with every change."""
+        return self._version
+
     async def get(self, key: Key) -> Object:
         """The object. Raises NotFoundError."""
         return copy.deepcopy(self._entry(key).view)
