@@ -200,15 +200,17 @@ def main() -> None:
     parser.add_argument("--profile", choices=sorted(PROFILES), action="append")
     parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--grid", type=int)
     parser.add_argument("--patients", type=int, default=6000, help="sample size of the table figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    _print("tables", [table_figures(options.patients, seed) for seed in range(max(3, options.seeds))])
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    _print("tables", [table_figures(options.patients, seed) for seed in seeds])
     for name in options.profile or ["demo"]:
         profile = PROFILES[name].with_grid(options.grid or PROFILES[name].grid)
         start = time.perf_counter()
-        runs = [cnn_figures(profile, epochs=options.epochs, seed=seed) for seed in range(options.seeds)]
+        runs = [cnn_figures(profile, epochs=options.epochs, seed=seed) for seed in seeds]
         _print(f"{name}, {options.epochs} epochs, {profile.grid}^3", runs)
         print(f"  ({(time.perf_counter() - start) / options.seeds:.0f} s a seed)", flush=True)
 
