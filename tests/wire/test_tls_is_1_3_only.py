@@ -134,6 +134,10 @@ async def test_a_renewed_certificate_file_is_used_from_the_next_handshake_on(stu
         tls.certificate.write_text(renewed.certificate_pem)
         _, half_way = await _handshake(aggregator.listener.port, context)
         assert half_way == before  # certificate and key do not fit: the old pair stays in use
+        tls.key.unlink()
+        assert (await _handshake(aggregator.listener.port, context))[
+            1
+        ] == before  # nor is a missing file a fault
         tls.key.write_text(renewed.key_pem)
         _, after = await _handshake(aggregator.listener.port, context)
         expected = x509.load_pem_x509_certificate(renewed.certificate_pem.encode()).serial_number

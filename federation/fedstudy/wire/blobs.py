@@ -159,7 +159,10 @@ class BlobStore:
 
 
 class Receiver:
-    """One upload as it comes. Made by `BlobStore.receive`; closed by `finish`, by `close`, or as a context manager."""
+    """One upload as it comes. Made by `BlobStore.receive`; closed by `finish`, by `close`, or as a context manager.
+
+    All of a store's receivers are used from one thread, the event loop's; only `finish` may run in another.
+    """
 
     def __init__(self, blob: Blob, path: Path, target: Path, offset: int, lock: threading.Lock) -> None:
         self.blob = blob
@@ -239,8 +242,8 @@ class Receiver:
         except OSError as error:
             raise _translated(error, self._path) from error
         finally:
-            self._finishing = False
             self._release()
+            self._finishing = False
         return self._target
 
     def missing(self) -> int:

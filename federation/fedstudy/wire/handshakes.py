@@ -2,7 +2,8 @@
 
 While somebody watches, file descriptor 2 is a pipe; a thread passes everything on to the real standard error at once and looks
 for grpc's line on a failed handshake. grpc core names no address there, and a handshake that this process's own clients
-fail looks the same: both are recorded, since both are a certificate that somebody ought to look at.
+fail looks the same: both are recorded, since both are a certificate that somebody ought to look at. GRPC_VERBOSITY, where it
+is set, must be INFO or DEBUG: with ERROR or NONE grpc does not say it, and nothing is recorded.
 """
 
 from __future__ import annotations
