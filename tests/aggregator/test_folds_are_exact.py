@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedstudy import tensors
 from fedstudy.aggregator import blocks
-from fedstudy.aggregator.algorithms import Share, Update, algorithm, algorithm_names
+from fedstudy.aggregator.algorithms import Share, Update, algorithm, names
 from fedstudy.aggregator.weights import capped, site_weights
 from fedstudy.errors import PlanError
 from fedstudy.measures import cox_terms, fit
@@ -167,7 +167,7 @@ def test_newton_refuses_a_loss_that_it_cannot_solve(fedstudy_fakes: Any) -> None
     document["task"]["loss"] = "DiscreteHazard"
     with pytest.raises(PlanError, match="StratifiedCox"):
         algorithm(StudyPlan.model_validate(document))
-    assert {"FedAvg", "FedProx", "CyclicalWeightTransfer", "NewtonRaphson"} <= set(algorithm_names())
+    assert {"FedAvg", "FedProx", "CyclicalWeightTransfer", "NewtonRaphson"} <= set(names())
 
 
 @given(

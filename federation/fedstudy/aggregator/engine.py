@@ -98,7 +98,6 @@ class Engine:
         self.refusals = self.store.refusals()
         self.metrics = self.store.latest_evaluation("validation") or {}
         self._mark = self.traffic_total()
-        self._arriving: frozenset[str] = frozenset()
         known = self.store.load()
         self.state = known or State()
         if known is None:
@@ -133,6 +132,7 @@ class Engine:
         for kind, detail in notes_of(effects, state):
             log(_logger, logging.INFO, kind, **detail)
         self.state = state
+        self.hold(None)
         self.bell.ring()
 
     def _round_row(self, closed: RoundClosed, state: State, effects: Sequence[object]) -> Statement:
@@ -150,13 +150,11 @@ class Engine:
                 stage = self.state.stage
                 if stage is not None and stage.closing:
                     await self._work_up(stage)
-                    self._trouble(None)
                     continue
                 self.apply(Tick(self.clock()))
-                self._trouble(None)
                 await _wait(ring, self._seconds_to_deadline())
             except NoSpaceError as error:
-                self._trouble(error)
+                self.hold(error)
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _seconds_to_deadline(self) -> float | None:
@@ -201,7 +199,7 @@ class Engine:
     def _drop(self, digests: set[str]) -> None:
         """Delete blobs that nothing needs any more. On the loop, so that no answer can arrive in between."""
         state = self.state
-        wanted = self.store.kept_digests() | self._arriving
+        wanted = self.store.kept_digests()
         wanted |= {blob.digest for blob in (state.model, state.statistics) if blob is not None}
         if state.stage is not None:
             wanted |= {blob.digest for blob in state.stage.inputs.values()}
@@ -209,7 +207,8 @@ class Engine:
         for digest in digests - wanted:
             self.blobs.delete(digest)
 
-    def _trouble(self, error: NoSpaceError | None) -> None:
+    def hold(self, error: NoSpaceError | None) -> None:
+        """Show that a full disk holds the study up; None: it does not, something was written."""
         if (error is None) != (self.trouble is None):
             log(_logger, logging.WARNING, "NoSpace" if error else "SpaceAgain", message=str(error or ""))
             self.trouble = error
@@ -231,7 +230,6 @@ class Engine:
             raise UpdateError(
                 f"The answer has {header.size} bytes; {limit} is the most for {header.instruction_id}."
             )
-        self._arriving |= {header.digest}
         return Blob(header.digest, header.size)
 
     def require_open(self, site: str, instruction: str) -> None:
@@ -267,11 +265,8 @@ class Engine:
             )  # fmt: skip
             share = contribution_share(site, header.contribution)
         except UpdateError as error:
-            self._arriving -= {header.digest}
             self.refuse_update(site, header.instruction_id, error, digest=header.digest)
             raise
-        finally:
-            self._arriving -= {header.digest}
         try:
             self.require_open(site, header.instruction_id)
         except RefusedError:
@@ -294,6 +289,13 @@ class Engine:
         self.remarks.pop(site, None)
         event = Answered(self.clock(), site, header.instruction_id, share)
         self.apply(event, notes=[("AnswerAccepted", detail)], answer=row)
+
+    def fail(self, site: str, instruction: str, code: str, message: str) -> None:
+        """A site says that it will not answer; without an instruction it means the open one."""
+        stage = open_stage(self.state, site)
+        about = instruction or (stage.instruction(site) if stage is not None else "")
+        detail = {"site": site, "instruction": about, "code": code, "message": message}
+        self.apply(Failed(self.clock(), site, about, code, message), notes=[("SiteFailed", detail)])
 
     def refuse_update(self, site: str, instruction: str, error: UpdateError, digest: str = "") -> None:
         """Record a refused answer; the site counts as missing from the stage."""

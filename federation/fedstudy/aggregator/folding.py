@@ -9,6 +9,8 @@ from pathlib import Path
 
 from fedstudy import tensors
 from fedstudy.aggregator.algorithms.base import Algorithm, Share, Update
+from fedstudy.aggregator.blocks import blocks as read_blocks
+from fedstudy.aggregator.blocks import layout, write_blocks
 from fedstudy.aggregator.declared import time_cuts
 from fedstudy.aggregator.evaluate import evaluation
 from fedstudy.aggregator.state import Kind, Stage
@@ -54,13 +56,22 @@ def work_up(
             summed = total(tensors.read(blobs.path(row.blob.digest)) for row in rows)
             return Product(statistics=blobs.add_tensors(summed, {"kind": "statistics"}))
         case Kind.INITIALISE:
-            return Product(model=rows[0].blob)
+            return Product(model=_first_model(stage, rows[0], plan, blobs, scratch))
         case Kind.TRAIN:
             return Product(model=_fold(stage, rows, plan, algorithm, blobs, scratch))
         case Kind.EVALUATE:
             return Product(evaluation=_evaluate(stage, rows, plan, blobs))
         case _:
             raise StudyFailedError(f"Nothing follows from {stage.id}.", "Please report this.")
+
+
+def _first_model(stage: Stage, row: AnswerRow, plan: StudyPlan, blobs: BlobStore, scratch: Path) -> Blob:
+    """The initial model under the study's own metadata, so that its digest does not depend on who made it."""
+    out = scratch / f"{stage.id}.safetensors"
+    with TensorFile(blobs.path(row.blob.digest)) as made:
+        metadata = {"format": "fedstudy", "study": plan.study, "plan": str(plan.digest())}
+        write_blocks(out, layout(made), lambda name: read_blocks(made, name), metadata)
+    return blobs.add_file(out)
 
 
 def _fold(

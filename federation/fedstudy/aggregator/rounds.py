@@ -362,11 +362,10 @@ class _Turn:
         self.effects.append(Opened(stage, sites))
 
     def _open_initialise(self) -> None:
-        """Ask the next site that has not been asked; present ones first, each in canonical order."""
+        """Ask the next site that has not been asked, in canonical order; the lost, and those without statistics, last."""
         state = self.state
-        present = [s for s in state.sites if s in state.connected]
-        others = [s for s in self._participants() if s not in state.connected]
-        left = [s for s in (*present, *others) if s not in state.tried]
+        ranked = sorted(self._participants(), key=lambda s: (s in state.late, s not in state.shares, s))
+        left = [s for s in ranked if s not in state.tried]
         if not left:
             if all(state.tried.get(s, "").startswith("Failed") for s in state.sites):
                 reasons = "; ".join(f"{s}: {state.tried[s]}" for s in state.sites)

@@ -7,9 +7,9 @@ from typing import Any
 
 from fedstudy.aggregator.engine import Engine
 from fedstudy.aggregator.enrolment import Enrolments
-from fedstudy.aggregator.state import Alive, Failed
+from fedstudy.aggregator.state import Alive
 from fedstudy.aggregator.streams import Streams, require_invited
-from fedstudy.errors import PlanError, RefusedError, UpdateError
+from fedstudy.errors import NoSpaceError, PlanError, RefusedError, UpdateError
 from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.admin import SiteProgress
@@ -75,23 +75,33 @@ class FederationService(FederationServicer):
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Any) -> pb.SubmitReply:
         """An answer: spooled, verified, counted; durable when this returns."""
         engine, site = self._engine, self._site(context)
-        instruction = ""
+        try:
+            header = await self._spool(site, requests, context)
+            engine.count(site, received=header.size - header.offset)
+            await engine.accept(site, header)
+        except NoSpaceError as error:
+            engine.hold(error)
+            raise
+        return pb.SubmitReply(accepted=True, offset=header.size)
+
+    async def _spool(
+        self, site: str, requests: AsyncIterator[pb.SubmitRequest], context: Any
+    ) -> pb.SubmitHeader:
+        """Take the bytes in; wrong ones are a refused update like any other."""
+        engine, instruction = self._engine, ""
 
         def expect(header: pb.SubmitHeader) -> Blob:
             nonlocal instruction
-            blob = engine.expect(site, header)
+            engine.require_open(site, header.instruction_id)
             instruction = header.instruction_id
-            return blob
+            return engine.expect(site, header)
 
         try:
-            header = await serve_submit(engine.blobs, requests, context, expect=expect)
+            return await serve_submit(engine.blobs, requests, context, expect=expect)
         except UpdateError as error:
             if instruction:
                 engine.refuse_update(site, instruction, error)
             raise
-        engine.count(site, received=header.size - header.offset)
-        await engine.accept(site, header)
-        return pb.SubmitReply(accepted=True, offset=header.size)
 
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportReply:
         """Progress, kept in memory; failures, kept for ever. A preflight's profile stays at the agent and is ignored."""
@@ -122,14 +132,12 @@ class FederationService(FederationServicer):
     def _failure(self, site: str, said: pb.Failure) -> None:
         engine = self._engine
         code, message = said.code[:64], said.message[:1000]
-        detail = {"site": site, "instruction": said.instruction_id[:256], "code": code, "message": message}
-        note = ("SiteFailed" if said.final else "SiteStumbled", detail)
         engine.remarks[site] = f"Failed: {code} ({message})"
         if said.final:
-            event = Failed(engine.clock(), site, said.instruction_id, code, message)
-            engine.apply(event, notes=[note])
-        else:
-            engine.apply(Alive(engine.clock(), site), notes=[note])
+            engine.fail(site, said.instruction_id[:256], code, message)
+            return
+        detail = {"site": site, "instruction": said.instruction_id[:256], "code": code, "message": message}
+        engine.apply(Alive(engine.clock(), site), notes=[("SiteStumbled", detail)])
 
     def _site(self, context: Any) -> str:
         """The caller's name.

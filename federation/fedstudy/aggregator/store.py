@@ -104,6 +104,7 @@ class Store:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.closed = False
         self.db = sqlite3.connect(folder / DATABASE, isolation_level=None)
         self.db.execute("PRAGMA journal_mode=WAL")
         self.db.execute("PRAGMA synchronous=FULL")
@@ -124,6 +125,7 @@ class Store:
 
     def close(self) -> None:
         """Close the database; its write-ahead log is folded in."""
+        self.closed = True
         self.db.close()
 
     # State and history
@@ -201,9 +203,13 @@ class Store:
         return {site: why for (text,) in rows for site, why in json.loads(text).items()}
 
     def norms(self) -> list[float]:
-        """Norms of the accepted updates of closed stages; those of an open one would make it depend on arrival order."""
+        """Norms of the last 512 accepted updates of closed stages.
+
+        Those of an open stage would make what is refused depend on the order of arrival.
+        """
         rows = self.db.execute(
             "SELECT norm FROM answers JOIN stages USING (stage) WHERE norm IS NOT NULL AND closed IS NOT NULL"
+            " ORDER BY stage DESC, site LIMIT 512"
         )
         return [float(row[0]) for row in rows]
 
@@ -296,15 +302,13 @@ class Store:
     def _transaction(self) -> Iterator[None]:
         try:
             self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self.db.execute("ROLLBACK")
-                raise
+            yield
             self.db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            if self.db.in_transaction:
+        except BaseException as error:
+            if self.db.in_transaction:  # a full disk has ended it already
                 self.db.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise NoSpaceError(
                     f"No space left for the study's database in {self.folder}.",

@@ -54,7 +54,7 @@ class Streams:
         """A stream is gone. May be called twice, and after a newer stream has taken over."""
         engine = self._engine
         stream.ended = True
-        if self._open.get(stream.site) is not stream:
+        if self._open.get(stream.site) is not stream or engine.store.closed:
             return
         del self._open[stream.site]
         engine.progress.pop(stream.site, None)

@@ -18,7 +18,7 @@ _OURS: dict[str, type[Algorithm]] = {
 }
 
 
-def algorithm_names() -> list[str]:
+def names() -> list[str]:
     """All names that a plan may give, sorted."""
     return sorted({*_OURS, *(point.name for point in entry_points(group=GROUP))})
 
@@ -46,5 +46,5 @@ def _class(name: str) -> type[Algorithm]:
             return cls
     raise PlanError(
         f"federation.algorithm.name: there is no algorithm {name!r}.",
-        f"Choose one of {', '.join(algorithm_names())}, or install the package that adds it.",
+        f"Choose one of {', '.join(names())}, or install the package that adds it.",
     )
