@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstudy.errors import RefusedError
@@ -26,11 +26,13 @@ IDENTITIES = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(IDENTITIES)
 def test_an_identity_is_read_back_from_its_uri(identity: Identity) -> None:
     assert Identity.parse(identity.uri()) == identity
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.text(max_size=80),

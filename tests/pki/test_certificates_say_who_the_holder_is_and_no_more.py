@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstudy.errors import RefusedError
@@ -155,6 +155,7 @@ def test_a_key_of_another_kind_is_refused(authority: KeyPair, kind: str) -> None
         sign_csr(authority, pem, identity=SITE, days=1)
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(max_size=300), st.binary(max_size=300).map(lambda data: data.hex())))
 def test_what_is_no_request_is_refused(text: str) -> None:
     for pem in (text, f"-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n"):
@@ -164,6 +165,7 @@ def test_what_is_no_request_is_refused(text: str) -> None:
             certificate_identity(pem.replace(" REQUEST", ""))
 
 
+@settings(deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_a_damaged_request_is_refused_or_still_sound(position: int, value: int) -> None:
     der = bytearray(x509.load_pem_x509_csr(_CSR.encode()).public_bytes(serialization.Encoding.DER))

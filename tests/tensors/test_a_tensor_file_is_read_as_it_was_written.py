@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -40,6 +40,7 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(STATES, METADATA)
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any], metadata: dict[str, str]
@@ -55,6 +56,7 @@ def test_what_is_written_is_read(
     assert _same(tensors.read(path), state)
 
 
+@settings(deadline=None)
 @given(STATES, METADATA, st.randoms())
 def test_equal_tensors_give_equal_bytes(state: dict[str, Any], metadata: dict[str, str], random: Any) -> None:
     names, keys = list(state), list(metadata)
@@ -68,11 +70,13 @@ def test_equal_tensors_give_equal_bytes(state: dict[str, Any], metadata: dict[st
     assert (int.from_bytes(data[:8], "little") + 8) % 8 == 0
 
 
+@settings(deadline=None)
 @given(STATES, METADATA)
 def test_the_safetensors_library_reads_what_we_write(state: dict[str, Any], metadata: dict[str, str]) -> None:
     assert _same(safetensors.numpy.load(encode(state, metadata)), state)
 
 
+@settings(deadline=None)
 @given(STATES, METADATA)
 def test_we_read_what_the_safetensors_library_writes(
     tmp_path_factory: pytest.TempPathFactory, state: dict[str, Any], metadata: dict[str, str]
@@ -198,6 +202,7 @@ _HOSTILE = st.one_of(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(_HOSTILE)
 def test_hostile_bytes_are_refused_or_described_in_full(data: bytes) -> None:
     """Fuzzing: UpdateError and nothing else; what is accepted stays within the file."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstudy import tensors
@@ -30,6 +30,7 @@ def store(tmp_path: Path) -> BlobStore:
     return BlobStore(tmp_path / "store")
 
 
+@settings(deadline=None)
 @given(
     data=st.binary(max_size=300), cuts=st.lists(st.integers(0, 300), max_size=5), again=st.integers(0, 300)
 )

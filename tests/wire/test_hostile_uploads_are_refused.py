@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstudy.errors import UpdateError
@@ -99,6 +99,7 @@ _PARTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(_PARTS)
 def test_whatever_is_sent_a_blob_in_the_store_has_its_digest(
     tmp_path_factory: pytest.TempPathFactory, parts: list[pb.SubmitRequest]

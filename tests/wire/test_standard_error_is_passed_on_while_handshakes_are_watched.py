@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstudy.wire.handshakes import reason_of
@@ -32,6 +32,7 @@ def test_a_line_on_a_failed_handshake_gives_its_reason(tail: bytes, reason: str)
     assert reason_of(PREFIX + tail) == reason
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_other_line_is_taken_for_one(line: bytes) -> None:
     assert reason_of(line) is None
