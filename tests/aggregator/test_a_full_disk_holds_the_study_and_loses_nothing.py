@@ -26,7 +26,7 @@ async def test_an_answer_is_refused_for_want_of_space_and_accepted_later(
 ) -> None:
     monkeypatch.setattr(engine_module, "RETRY_SECONDS", 0.01)
     engine = Engine(fedstudy_fakes.plan_of(), tmp_path, sites=fedstudy_fakes.SITES)
-    enrolments = Enrolments(engine.store, engine.bell)
+    enrolments = Enrolments(engine)
     async with asyncio.TaskGroup() as group:
         work = group.create_task(engine.run())
         sites = fedstudy_fakes.FakeSites(engine)

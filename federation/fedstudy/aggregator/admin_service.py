@@ -31,6 +31,7 @@ class AdminService(AdminServicer):
         """The state at once, then after changes, at most five times a second."""
         while True:
             ring = self._engine.bell.next()
+            self._engine.require_running()
             state = aggregator_state(self._engine, self._enrolments)
             yield pb.State(document=state.model_dump_json(by_alias=True).encode())
             await asyncio.sleep(INTERVAL)

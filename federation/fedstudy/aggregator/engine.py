@@ -42,7 +42,7 @@ from fedstudy.aggregator.state import (
 )
 from fedstudy.aggregator.store import AnswerRow, Note, Store
 from fedstudy.aggregator.verify import size_limit, verify
-from fedstudy.errors import FedstudyError, NoSpaceError, RefusedError, UpdateError
+from fedstudy.errors import ConnectionLostError, FedstudyError, NoSpaceError, RefusedError, UpdateError
 from fedstudy.logs import log
 from fedstudy.plan import StudyPlan
 from fedstudy.tensors import Blob
@@ -64,6 +64,7 @@ class Engine:
         bell: rings after every change.
         progress: site → what its trainer last said; kept in memory only.
         remarks: site → its last failure that was not final.
+        stopping: the process is about to end; streams end themselves.
         trouble: what holds the study up (a full disk), None when nothing does.
     """
 
@@ -93,6 +94,7 @@ class Engine:
         self.bell = Bell()
         self.progress: dict[str, SiteProgress] = {}
         self.remarks: dict[str, str] = {}
+        self.stopping = False
         self.trouble: NoSpaceError | None = None
         self.traffic: dict[str, tuple[int, int]] = {}
         self.refusals = self.store.refusals()
@@ -339,6 +341,20 @@ class Engine:
         rows = [entry[1:] for entry in self.store.sites().values()]
         pairs = [*rows, *self.traffic.values()]
         return sum(p[0] for p in pairs), sum(p[1] for p in pairs)
+
+    def stop(self) -> None:
+        """Let all streams end."""
+        self.stopping = True
+        self.bell.ring()
+
+    def require_running(self) -> None:
+        """Pass unless the process is about to end.
+
+        Raises:
+            ConnectionLostError: it is; the peer will find the next one.
+        """
+        if self.stopping:
+            raise ConnectionLostError("The aggregator is stopping.", "Nothing is lost: connect again.")
 
     def close(self) -> None:
         """Write down what is in memory and close the database."""

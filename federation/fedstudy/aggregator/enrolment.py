@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedstudy.aggregator.bell import Bell
-from fedstudy.aggregator.store import Enrolment, Store
+from fedstudy.aggregator.engine import Engine
+from fedstudy.aggregator.store import Enrolment
 from fedstudy.errors import RefusedError
 from fedstudy.wire.admin import AcceptEnrolment, PendingEnrolment, RefuseEnrolment
 from fedstudy.wire.credentials import key_fingerprint
@@ -16,8 +16,8 @@ PENDING, ACCEPTED, REFUSED = "Pending", "Accepted", "Refused"
 class Enrolments:
     """All enrolments of a study."""
 
-    def __init__(self, store: Store, bell: Bell) -> None:
-        self._store, self._bell = store, bell
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._store, self._bell = engine, engine.store, engine.bell
 
     def pending(self) -> list[PendingEnrolment]:
         """Those that wait for a decision."""
@@ -33,11 +33,13 @@ class Enrolments:
         Raises:
             RefusedError: the CSR is no good, was refused, or the invitation was used by another key.
             NoSpaceError: the disk is full.
+            ConnectionLostError: the process is stopping.
         """
         fingerprint = key_fingerprint(csr_pem)
         self._register(invitation, fingerprint, csr_pem)
         while True:
             ring = self._bell.next()
+            self._engine.require_running()
             entry = self._store.enrolment(invitation)
             if entry is None or entry.fingerprint != fingerprint:
                 raise RefusedError("Another key asked for a certificate under this invitation.", _ANEW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 from fedstudy.aggregator.state import STATE, State
 from fedstudy.aggregator.store import DATABASE
 from fedstudy.aggregator.view import rfc3339
-from fedstudy.errors import StudyFailedError
+from fedstudy.errors import NoSpaceError, StudyFailedError
 from fedstudy.plan import StudyPlan, TaskType
 from fedstudy.results import Evaluation, Results, RoundRecord, SiteRecord
 
@@ -55,6 +56,7 @@ def export(state_folder: Path, out: Path) -> None:
 
     Raises:
         StudyFailedError: the folder holds no study, or its model is gone.
+        NoSpaceError: the disk is full.
     """
     out.mkdir(parents=True, exist_ok=True)
     with closing(_open(state_folder)) as db:
@@ -72,11 +74,23 @@ def export(state_folder: Path, out: Path) -> None:
         raise StudyFailedError(
             f"The model {state.model.digest} is not in {state_folder}.", "Restore the folder."
         )
-    part = out / ".model.safetensors.part"
-    shutil.copyfile(source, part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(out / "model.safetensors")
+    _copy(source, out / "model.safetensors")
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpaceError(
+                f"No space left to write {target}.", "Free some space and try again."
+            ) from error
+        raise
 
 
 def _open(folder: Path) -> sqlite3.Connection:

@@ -62,7 +62,7 @@ async def serve(
 async def _serve(
     engine: Engine, settings: Settings, stop: asyncio.Event, started: Callable[[int], None] | None
 ) -> None:
-    enrolments = Enrolments(engine.store, engine.bell)
+    enrolments = Enrolments(engine)
     federation = FederationService(engine, enrolments, Streams(engine))
     admin = AdminService(engine, enrolments)
 
@@ -103,6 +103,7 @@ async def _serve(
     except* FedstudyError as errors:
         raise first_error(errors) from None
     finally:
+        engine.stop()
         await listener.stop(GRACE)
         log(_logger, logging.INFO, "Stopped", phase=engine.state.phase.value)
 

@@ -101,13 +101,20 @@ class Store:
 
         Raises:
             PlanError: the folder holds another plan's study.
+            StudyFailedError: the database cannot be opened.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.closed = False
-        self.db = sqlite3.connect(folder / DATABASE, isolation_level=None)
-        self.db.execute("PRAGMA journal_mode=WAL")
-        self.db.execute("PRAGMA synchronous=FULL")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.db = sqlite3.connect(folder / DATABASE, isolation_level=None)
+            self.db.execute("PRAGMA journal_mode=WAL")
+            self.db.execute("PRAGMA synchronous=FULL")
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise StudyFailedError(
+                f"The study's database in {folder} cannot be opened: {error}.",
+                "Check that the folder is writable, and free of other programs' files.",
+            ) from error
         with self._transaction():
             for statement in _SCHEMA.split(";\n"):
                 self.db.execute(statement)

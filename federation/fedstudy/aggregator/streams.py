@@ -71,6 +71,7 @@ class Streams:
         """A stream's instructions until it ends; what was closed without the site's answer is taken back.
 
         Raises:
+            ConnectionLostError: the process is stopping.
             RefusedError: the site is no longer invited, or has opened another stream.
         """
         engine, site = self._engine, stream.site
@@ -78,6 +79,7 @@ class Streams:
             yield cancellation(owed)
         while True:
             ring = engine.bell.next()
+            engine.require_running()
             require_invited(engine, site)
             if stream.ended:
                 raise RefusedError(f"Another stream of {site} took over.", "Run one agent for each site.")
