@@ -142,6 +142,8 @@ class TensorFile:
         except UpdateError:
             self._map.close()
             raise
+        # Reading the header may have mapped much more of a cached file: hundreds of open files would count as memory.
+        self._map.madvise(mmap.MADV_DONTNEED)
 
     def __enter__(self) -> TensorFile:
         return self
