@@ -66,10 +66,21 @@ def metrics(plan: StudyPlan, total: measures.Statistics, cuts: Cuts | None = Non
 
 
 def _site(plan: StudyPlan, name: str, statistics: measures.Statistics, cuts: Cuts | None) -> SiteMetrics:
-    found = metrics(plan, statistics, cuts)
+    found = _exact(metrics(plan, statistics, cuts))
     cases = int(found.pop("cases", 0))
     events = found.pop("events", None)
     return SiteMetrics(site=name, cases=cases, events=None if events is None else int(events), metrics=found)
+
+
+def _exact(found: dict[str, float]) -> dict[str, float]:
+    """Within one site the pairs are counted exactly; they take the place of what its histograms give."""
+    within = {name: value for name, value in found.items() if "_within" in name}
+    others = {
+        name: value
+        for name, value in found.items()
+        if name not in within and not name.endswith("_resolution")
+    }
+    return others | {name.replace("_within", ""): value for name, value in within.items()}
 
 
 def _calibration(curve: measures.Curve, total: measures.Statistics) -> Curve:
@@ -82,7 +93,7 @@ def _kaplan_meier(total: measures.Statistics) -> dict[str, Curve]:
     """Everybody, and the lower and higher half of risk; empty without deaths."""
     groups = measures.risk_groups(total, 2)
     deaths = sum(group[0] for group in groups)
-    if not np.sum(deaths):
+    if not np.sum(deaths) or not groups:
         return {}
     everybody = (total["survival.deaths"], total["survival.censored"])
     named = {"all": everybody} | dict(zip(("low risk", "high risk"), groups, strict=True))
