@@ -62,6 +62,7 @@ def prepare_torch(threads: int) -> torch.device:
     """Make this process deterministic and choose its device: CUDA if there is one."""
     torch.set_num_threads(max(1, threads))
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     return best_device()
 

@@ -16,10 +16,11 @@ from fedstudy.errors import PlanError
 from fedstudy.measures.cox import cox_terms
 from fedstudy.measures.regression import logistic_terms
 from fedstudy.measures.sums import Statistics
-from fedstudy.plan import LossName, StudyPlan
+from fedstudy.plan import ClassWeighting, LossName, StudyPlan
 from fedstudy_trainer.algorithms.base import LocalAlgorithm
 from fedstudy_trainer.data.dataset import SplitData
 from fedstudy_trainer.networks import StudyNetwork, shape_of
+from fedstudy_trainer.tasks.classification import site_weights
 
 
 class NewtonRaphson(LocalAlgorithm):
@@ -50,9 +51,11 @@ class NewtonRaphson(LocalAlgorithm):
             return _answer(cox_terms(design, cases.times, cases.events, weight))
         beta = np.concatenate([weight, state["bias"].cpu().numpy().astype(np.float64)])
         design = np.concatenate([design, np.ones((len(cases), 1))], axis=1)
-        weights = state["constant.class.weight"].cpu().numpy().astype(np.float64)
+        weights = state["constant.class.weight"]
+        if self.plan.task.class_weighting is ClassWeighting.SITE_BALANCE:
+            weights = site_weights(cases.labels, 2)
         labels = cases.labels.astype(np.float64)
-        return _answer(logistic_terms(design, labels, beta, weights[cases.labels]))
+        return _answer(logistic_terms(design, labels, beta, weights.cpu().double().numpy()[cases.labels]))
 
 
 def _answer(terms: Statistics) -> dict[str, NDArray[Any]]:
