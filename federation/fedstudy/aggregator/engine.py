@@ -91,6 +91,8 @@ class Engine:
         self.blobs = BlobStore(folder / "blobs")
         self.scratch = folder / "scratch"
         self.scratch.mkdir(exist_ok=True)
+        for left in self.scratch.iterdir():  # of a fold that was under way when the process died
+            left.unlink()
         self.bell = Bell()
         self.progress: dict[str, SiteProgress] = {}
         self.remarks: dict[str, str] = {}
@@ -296,6 +298,7 @@ class Engine:
         """A site says that it will not answer; without an instruction it means the open one."""
         stage = open_stage(self.state, site)
         about = instruction or (stage.instruction(site) if stage is not None else "")
+        self.progress.pop(site, None)
         detail = {"site": site, "instruction": about, "code": code, "message": message}
         self.apply(Failed(self.clock(), site, about, code, message), notes=[("SiteFailed", detail)])
 
