@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedstudy.wire.admin import AggregatorState
+from fedstudy.wire.admin import AggregatorState, Phase
 from fedstudy_operator.cluster import Key, Object
 from fedstudy_operator.local.kubelet import Kubelet
 from fedstudy_operator.local.processes import start_time
@@ -27,7 +29,7 @@ def resource(kind: str, namespace: str, name: str, spec: dict[str, Any]) -> Obje
     return {"apiVersion": "fedstudy.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def manifests(rounds: int) -> list[Object]:
+def manifests(rounds: int, release: str = "Never") -> list[Object]:
     study = {
         "purpose": "DUO:0000007",
         "task": {
@@ -55,7 +57,7 @@ def manifests(rounds: int) -> list[Object]:
             "siteName": site,
             "datasetRef": "table",
             "approval": {"mode": "Automatic"},
-            "trainer": {"release": "Never"},
+            "trainer": {"release": release},
         }
         objects += [
             resource("SiteDataset", site, "table", dataset),
@@ -128,3 +130,39 @@ async def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> No
         done = await wait_for(second, operator, "Complete")
     assert done["status"]["round"]["completed"] == 6
     assert done["status"]["planDigest"] == (await first.get(STUDY))["status"]["planDigest"]
+
+
+async def test_killing_any_process_at_any_time_gives_the_same_bits(tmp_path: Path) -> None:
+    claims = {(site, "table"): table(tmp_path / site, seed) for seed, site in enumerate(SITES)}
+    digests = []
+    for victims in ((), ("aggregator", "agent", "trainer", "agent", "aggregator")):
+        cluster = LocalCluster(uid=lambda obj: f"uid-{obj['metadata']['namespace']}-{obj['kind'].lower()}")
+        folder = tmp_path / f"kills-{len(victims)}"
+        kubelet = Kubelet(cluster, folder / "state", logs=folder / "logs", claims=claims)
+        async with LocalOperator(cluster, kubelet) as operator:
+            for obj in manifests(rounds=30):
+                await cluster.apply(obj, manager="user")
+            await wait_for(cluster, operator, "Training")
+            chance = random.Random(1)
+            for victim in victims:
+                await asyncio.sleep(chance.uniform(0.1, 0.6))  # at any instant, not at a chosen one
+                state = operator.state(STUDY)
+                assert isinstance(state, AggregatorState)
+                assert state.phase is not Phase.COMPLETE
+                pids = [pid for name, pid in kubelet.processes().items() if f"-{victim}-" in name]
+                for pid in pids[:1]:
+                    os.kill(pid, signal.SIGKILL)
+            done = await wait_for(cluster, operator, "Complete")
+        digests.append(done["status"]["model"]["digest"])
+    assert digests[0] == digests[1]
+
+
+async def test_a_trainer_that_gives_its_place_back_between_rounds_comes_back_for_each(tmp_path: Path) -> None:
+    claims = {(site, "table"): table(tmp_path / site, seed) for seed, site in enumerate(SITES)}
+    cluster = LocalCluster()
+    kubelet = Kubelet(cluster, tmp_path / "state", logs=tmp_path / "logs", claims=claims)
+    async with LocalOperator(cluster, kubelet) as operator:
+        for obj in manifests(rounds=2, release="BetweenRounds"):
+            await cluster.apply(obj, manager="user")
+        await wait_for(cluster, operator, "Complete")
+    assert len(list((tmp_path / "logs").glob("north.toy-trainer-*.log"))) > 1
