@@ -182,9 +182,9 @@ def networks() -> None:
 @cli.command()
 def algorithms() -> None:
     """List the federated algorithms that a plan may name."""
-    from fedstudy.aggregator.algorithms.registry import algorithm_names
+    from fedstudy.aggregator.algorithms import registry
 
-    for name in algorithm_names():
+    for name in registry.names():
         click.echo(name)
 
 

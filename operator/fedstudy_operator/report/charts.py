@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fedstudy.results import Arm, Curve, Evaluation, Results, RoundRecord, SiteMetrics
 
@@ -133,6 +134,8 @@ def _canvas(title: str, x: str, y: str, height: float = 3.3) -> tuple[Figure, Ax
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
     axes.set_xlabel(x)
+    if x == "round":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(y)
     return figure, axes
 

@@ -28,7 +28,7 @@ LABELS = {
     "ece": "Calibration error",
     "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept",
-    "hazard_nll": "Negative log-likelihood",
+    "ibs": "Integrated Brier score",
 }
 """Metrics that the report shows, in order; what is not here is in results.json."""
 
@@ -100,14 +100,28 @@ def _figures(results: Results, plan: dict[str, Any]) -> list[str]:
     return figures
 
 
+_SITE_COLUMNS = ("auc", "c_index", "accuracy", "sensitivity", "specificity", "brier", "log_loss", "ibs")
+_ARM_COLUMNS = (
+    "auc",
+    "auc_within",
+    "c_index",
+    "c_index_within",
+    "accuracy",
+    "balanced_accuracy",
+    "brier",
+    "log_loss",
+    "ibs",
+)
+
+
 def _shown(test: Evaluation | None) -> list[str]:
     known = {name for site in test.sites for name in site.metrics} if test else set()
-    return [name for name in LABELS if name in known][:7]
+    return [name for name in _SITE_COLUMNS if name in known]
 
 
 def _arm_columns(results: Results) -> list[str]:
     known = set(results.metrics).union(*(arm.test.metrics for arm in results.arms if arm.test))
-    return [name for name in LABELS if name in known][:8]
+    return [name for name in _ARM_COLUMNS if name in known]
 
 
 def _interval(metrics: dict[str, float], name: str) -> _Cell:
