@@ -145,6 +145,18 @@ async def test_an_agent_that_is_not_there_is_named(tmp_path: Path) -> None:
         await run(type(settings)(**{**vars(settings), **patience}))
 
 
+async def test_an_agent_that_goes_away_for_good_is_given_up(tmp_path: Path) -> None:
+    study = plan()
+    folder = hospital(tmp_path, study, split_rows(12))
+    async with agent_at(tmp_path, study, folder) as (agent, settings):
+        patient = type(settings)(**{**vars(settings), "connect_timeout": 3.0})
+        trainer = asyncio.create_task(run(patient))
+        await agent.until(lambda: agent.streams == 1)
+    async with asyncio.timeout(30):
+        with pytest.raises(ConnectionLostError, match=settings.upstream):
+            await trainer
+
+
 async def test_the_preflight_tells_the_agent_and_ends_by_what_it_found(tmp_path: Path) -> None:
     study = plan()
     folder = hospital(tmp_path, study, split_rows(40))

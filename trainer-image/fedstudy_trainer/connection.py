@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import grpc
@@ -61,30 +61,36 @@ async def offered_plan(stub: FederationStub, settings: Settings) -> tuple[StudyP
 
 
 async def instructions(
-    stub: FederationStub, digest: str, settings: Settings
+    stub: FederationStub, digest: str, settings: Settings, busy: Callable[[], bool]
 ) -> AsyncIterator[pb.Instruction]:
     """Instructions as they come, over as many streams as it takes; those not yet answered come again on each.
 
+    Args:
+        digest: of the plan that the trainer runs.
+        busy: whether there is work to hand over, for which it is worth waiting until the agent is back.
+
     Raises:
-        ConnectionLostError: the agent was away for more than `connect_timeout` seconds.
+        ConnectionLostError: the agent was away for more than `connect_timeout` seconds, and there was no work.
         FedstudyError: the agent refuses, for example because the plan has changed.
     """
-    last = time.monotonic()
+    away_since: float | None = None
     while True:
+        stream = stub.Follow(pb.FollowRequest(plan_digest=digest))
         try:
-            stream = stub.Follow(pb.FollowRequest(plan_digest=digest))
             await stream.initial_metadata()
-            last = time.monotonic()
+            if not stream.done():  # a call that has failed has metadata too, but is done
+                away_since = None
             async for instruction in stream:
                 yield instruction
-                last = time.monotonic()
+            fault: FedstudyError = ConnectionLostError(f"The agent at {settings.upstream} ended the stream.")
         except grpc.aio.AioRpcError as error:
             fault = _unreachable(error, settings)
-            if not isinstance(fault, ConnectionLostError):
-                raise fault from error
-            if time.monotonic() - last > settings.connect_timeout:
-                raise fault from error
-            log(_log, logging.WARNING, "stream lost", details=error.details())
+        now = time.monotonic()
+        away_since = now if away_since is None else away_since
+        gone = now - away_since > settings.connect_timeout and not busy()
+        if gone or not isinstance(fault, ConnectionLostError):
+            raise fault
+        log(_log, logging.WARNING, "stream lost", reason=fault.message)
         await asyncio.sleep(RETRY_SECONDS)
 
 

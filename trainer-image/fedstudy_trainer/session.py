@@ -73,7 +73,7 @@ class _Session:
 
     async def read(self, digest: str) -> None:
         """Put what the stream brings into the queue; an instruction that is there already is not put twice."""
-        async for instruction in instructions(self._stub, digest, self._settings):
+        async for instruction in instructions(self._stub, digest, self._settings, lambda: bool(self._stops)):
             if instruction.kind == pb.Kind.CANCEL:
                 unwanted = str(parameters_of(instruction).get("instruction", ""))
                 if unwanted in self._stops:
