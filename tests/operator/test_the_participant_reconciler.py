@@ -359,6 +359,27 @@ async def test_a_failed_trainer_is_said_with_what_the_agent_heard_and_not_tried_
     assert other["metadata"]["name"] != job["metadata"]["name"]
 
 
+async def test_a_trainer_that_is_tried_again_has_not_failed_yet(hospital: Hospital) -> None:
+    await hospital.set_up()
+    await hospital.ready_to_train(work="w1")
+    await hospital.step()
+    (job,) = await hospital.jobs("trainer")
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "x", "uid": job["metadata"]["uid"]}
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    metadata = {"name": "p", "namespace": "north", "labels": labels, "ownerReferences": [owner]}
+    await hospital.cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}, manager="kubelet")
+    ended = {"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    pod = Key("Pod", "north", "p")
+    await hospital.cluster.patch_status(
+        pod, {"phase": "Failed", "containerStatuses": [ended]}, manager="kubelet"
+    )
+    assert condition(await hospital.step(), "ComputeAvailable") == ("Unknown", Reason.OUT_OF_MEMORY)
+    await hospital.end(job, "Failed")
+    status = await hospital.step()
+    assert condition(status, "ComputeAvailable") == ("False", Reason.OUT_OF_MEMORY)
+    assert condition(status, "Ready") == ("False", Reason.OUT_OF_MEMORY)
+
+
 async def test_deleting_a_participant_leaves(hospital: Hospital) -> None:
     await hospital.set_up()
     await hospital.ready_to_train(work="w1")

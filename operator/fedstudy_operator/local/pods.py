@@ -21,6 +21,11 @@ MANAGER = "kubelet"
 _LAST_WORDS = 2048
 _STEADY = 60.0
 """Seconds of running after which the next failure counts as the first."""
+_HOST_ERROR = "HostError"
+
+
+def _told(error: OSError) -> str:
+    return f"{error.filename or 'this machine'}: {error.strerror or error}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,12 @@ class PodRunner:
         while True:
             command, ports = await self._prepare()
             began = loop.time()
-            ended, words = await self._once(command, ports)
+            try:
+                ended, words = await self._once(command, ports)
+            except OSError as error:
+                await self._say("Pending", {"waiting": {"reason": _HOST_ERROR, "message": _told(error)}})
+                await asyncio.sleep(5.0)
+                continue
             failures = 1 if loop.time() - began > _STEADY else failures + 1
             state = self._terminated(ended, words)
             if policy == "Never" or (policy == "OnFailure" and ended.code == 0):
@@ -102,6 +112,8 @@ class PodRunner:
                 reason, message = "PortInUse", f"127.0.0.1:{taken[0]} is taken by another process"
             except MountError as error:
                 reason, message = error.reason, str(error)
+            except OSError as error:  # a full disk, above all: it goes on when there is room
+                reason, message = _HOST_ERROR, _told(error)
             await self._say("Pending", {"waiting": {"reason": reason, "message": message}})
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):

@@ -181,7 +181,7 @@ def data_available(seen: Seen) -> Condition:
     if running and seen.preflight.pod is not None:
         reason, message = why_not(seen.preflight.pod)
         if reason is not Reason.POD_PENDING:
-            return condition(kind, False, reason, message)
+            return condition(kind, None if _tried_again(seen.preflight) else False, reason, message)
     if running or (seen.preflight.end == "Complete" and profile is None):
         return condition(kind, None, Reason.PREFLIGHT_RUNNING)
     if profile is not None and not profile.fits:
@@ -191,6 +191,11 @@ def data_available(seen: Seen) -> Condition:
     if profile is not None:
         return condition(kind, True, Reason.FITS, "; ".join(profile.warnings))
     return condition(kind, None, Reason.NOT_PROFILED)
+
+
+def _tried_again(seen: JobSeen) -> bool:
+    """Whether the last attempt of a Job that goes on has ended: another is on its way, so nothing is lost yet."""
+    return not seen.end and ((seen.pod or {}).get("status") or {}).get("phase") == "Failed"
 
 
 def _failure(seen: JobSeen, said: str) -> str:
@@ -218,7 +223,7 @@ def _compute(seen: Seen) -> Condition:
     if trainer.pod is None:
         return condition(kind, None, Reason.POD_PENDING)
     reason, message = why_not(trainer.pod)
-    return condition(kind, False, reason, message)
+    return condition(kind, None if _tried_again(trainer) else False, reason, message)
 
 
 def _training(participant: SiteParticipant, seen: Seen) -> Condition:
@@ -229,8 +234,10 @@ def _training(participant: SiteParticipant, seen: Seen) -> Condition:
         return condition("Training", False, Reason.NOT_STARTED)
     if state.finished:
         return condition("Training", False, Reason.COMPLETED)
-    if state.work:
+    if state.work and seen.trainer.job is not None and not seen.trainer.end:
         return condition("Training", True, Reason.ROUND_IN_PROGRESS, state.work)
+    if state.work:
+        return condition("Training", False, Reason.NOT_STARTED, f"{state.work} waits for a trainer")
     return condition("Training", False, Reason.IDLE)
 
 
