@@ -21,6 +21,9 @@ USER = "user"
 
 _TICK = 0.25
 _FINISH = 60.0
+_SETTLE = 5.0
+"""A condition may be of what an agent was told in an earlier run, until it has heard what holds now."""
+
 _LASTING: dict[str, tuple[tuple[Reason, ...], type[FedstudyError]]] = {
     "DataAvailable": ((Reason.CONTRACT_MISMATCH, Reason.CLAIM_NOT_FOUND, Reason.PREFLIGHT_FAILED), DataError),
     "PolicySatisfied": ((Reason.POLICY_REFUSED,), RefusedError),
@@ -57,6 +60,7 @@ class Session:
     display: Display
     progress: Callable[[Sequence[StudyView]], None]
     _said: set[Blocked] = field(default_factory=set)
+    _since: dict[Blocked, float] = field(default_factory=dict)
 
     async def watch(self) -> None:
         """Show progress until all studies are complete and the agents have closed their books.
@@ -121,11 +125,15 @@ class Session:
                 await self._invite_only(study, able)
 
     async def _blocked(self, study: FederatedStudy) -> list[Blocked]:
+        """The sites that are held up by what time does not mend, and have been for a while."""
+        now = asyncio.get_running_loop().time()
         found = []
         for participant in self.work.sites(study):
             obj = await self.cluster.get(_key("SiteParticipant", participant))
-            found += [Blocked(participant.spec.site_name, *why) for why in _lasting(obj)][:1]
-        return found
+            for why in _lasting(obj, approves=participant.spec.approval is not None)[:1]:
+                found.append(Blocked(participant.spec.site_name, *why))
+        self._since = {item: self._since.get(item, now) for item in [*found, *self._said]}
+        return [item for item in found if now - self._since[item] >= _SETTLE]
 
     async def _invite_only(self, study: FederatedStudy, sites: Sequence[str]) -> None:
         """Withdraw invitations of sites that cannot come, so that nobody waits for them; another run invites them again."""
@@ -166,11 +174,16 @@ def _key(kind: str, resource: FederatedStudy | SiteParticipant) -> Key:
     return Key(kind, resource.metadata.namespace, resource.metadata.name)
 
 
-def _lasting(obj: Object) -> list[tuple[str, str]]:
-    """Conditions of a participant that time does not mend, with their messages."""
+def _lasting(obj: Object, *, approves: bool) -> list[tuple[str, str]]:
+    """Conditions of a participant that time does not mend, with their messages.
+
+    Args:
+        approves: the spec holds an approval, so that waiting for one is only a matter of time.
+    """
     found = []
     for entry in (obj.get("status") or {}).get("conditions") or []:
         reasons = _LASTING[entry["type"]][0] if entry["type"] in _LASTING else ()
-        if entry["status"] == "False" and entry["reason"] in {reason.value for reason in reasons}:
+        passing = approves and entry["reason"] == Reason.WAITING_FOR_APPROVAL.value
+        if entry["status"] == "False" and not passing and entry["reason"] in {r.value for r in reasons}:
             found.append((entry["type"], entry.get("message") or entry["reason"]))
     return found
