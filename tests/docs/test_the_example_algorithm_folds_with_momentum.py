@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedstudy import tensors
-from fedstudy.aggregator.algorithms import Share, Update, algorithm, algorithm_names
+from fedstudy.aggregator.algorithms import Share, Update, algorithm, names
 from fedstudy.errors import PlanError, StudyFailedError
 from fedstudy.plan import StudyPlan
 from fedstudy.tensors import TensorFile
@@ -86,7 +86,7 @@ def rounds(half: Any, folder: Path, count: int) -> list[np.ndarray[Any, Any]]:
 
 
 def test_an_installed_algorithm_is_found_by_the_name_of_its_entry_point(installed: Path) -> None:
-    assert "FedAvgM" in algorithm_names()
+    assert "FedAvgM" in names()
     assert type(algorithm(plan())).__name__ == "FedAvgM"
     from fedstudy_trainer.algorithms import local_algorithm
 
