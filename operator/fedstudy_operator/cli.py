@@ -52,6 +52,22 @@ def validate(paths: tuple[Path, ...], as_json: bool) -> None:
 
 @cli.command()
 @PATHS
+def plan(paths: tuple[Path, ...]) -> None:
+    """Print each study's plan as it runs on this machine: its digest, which hospitals approve, and its canonical JSON.
+
+    The digest is the sha256 of exactly the printed JSON; write it in spec.approval.planDigest of a SiteParticipant.
+    """
+    from fedstudy_operator.local.prepare import read_studies
+    from fedstudy_operator.local.run import plan_of
+
+    for study in read_studies(paths):
+        document = plan_of(study)
+        click.echo(f"{study.metadata.namespace}/{study.metadata.name} {document.digest()}")
+        click.echo(document.canonical())
+
+
+@cli.command()
+@PATHS
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), help="Folder of results. Default: PATH/results."
 )
@@ -103,7 +119,7 @@ def run(
 
     options = Options(
         paths=paths,
-        out=out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "results",
+        out=(out or (paths[0] if paths[0].is_dir() else paths[0].parent) / "results").resolve(),
         volumes=dict(_assignment(word) for word in volumes),
         arms=_arms(arms),
         resume=resume,
