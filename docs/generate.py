@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedstudy import plan
-from fedstudy.aggregator.algorithms import cyclical, fedavg, fedprox, newton
+from fedstudy.aggregator.algorithms import cyclical, fedavg, fedprox, newton, trimmed_mean
 from fedstudy.wire.admin import DatasetPolicy
 from fedstudy_operator.api import Reason, dataset, participant, study
 
@@ -39,6 +39,7 @@ MODELS: Mapping[str, tuple[type[BaseModel], str]] = {
     "optimizer": (plan.Optimizer, "spec.training.optimizer"),
     "federation": (plan.Federation, "spec.federation"),
     "algorithm": (plan.Algorithm, "spec.federation.algorithm"),
+    "transfer": (plan.Transfer, "spec.federation.transfer"),
     "stopWhen": (plan.StopWhen, "spec.federation.stopWhen"),
     "cohort": (plan.Cohort, "spec.cohort"),
     "requirement": (plan.Requirement, "spec.cohort.require"),
@@ -52,6 +53,7 @@ MODELS: Mapping[str, tuple[type[BaseModel], str]] = {
     "parameters.FedProx": (fedprox.FedProx.Parameters, ""),
     "parameters.CyclicalWeightTransfer": (cyclical.CyclicalWeightTransfer.Parameters, ""),
     "parameters.NewtonRaphson": (newton.NewtonRaphson.Parameters, ""),
+    "parameters.TrimmedMean": (trimmed_mean.TrimmedMean.Parameters, ""),
 }
 """Name of a table → the model whose fields it lists, and where in a manifest that model stands."""
 

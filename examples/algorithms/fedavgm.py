@@ -83,7 +83,7 @@ class FedAvgM(Algorithm):
             )
             m *= self.parameters.momentum
             for update in updates:
-                m += update.weight * (read_block(update.tensors, name, start, count).astype(np.float64) - w)
+                m += update.weight * (update.block(name, start, count) - w)
             yield m.astype(DTYPES[model.tensors[name].dtype])
 
     def _step(self, name: str, model: TensorFile, momentum: TensorFile) -> Iterator[Array]:

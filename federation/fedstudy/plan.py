@@ -227,7 +227,10 @@ class Preprocessing(Model):
         description="Voxels of the network's input along the three axes; padded and cropped centrally. Required with images.",
     )
     orientation: str = Field(
-        default="RAS", max_length=3, pattern=r"^[LRAPIS]{3}$", description="Anatomical orientation of the axes."
+        default="RAS",
+        max_length=3,
+        pattern=r"^[LRAPIS]{3}$",
+        description="Anatomical orientation of the axes.",
     )
     intensity: Intensity = Field(
         default=Intensity.Z_SCORE,
@@ -328,7 +331,7 @@ class Algorithm(Model):
         min_length=1,
         max_length=63,
         pattern=r"^[A-Za-z][A-Za-z0-9]*$",
-        description="FedAvg, FedProx, CyclicalWeightTransfer, NewtonRaphson, or one added by entry point; `fedstudy algorithms` lists them.",
+        description="FedAvg, FedProx, CyclicalWeightTransfer, NewtonRaphson, CoordinateMedian, TrimmedMean, or one added by entry point; `fedstudy algorithms` lists them.",
     )
     parameters: dict[str, Parameter] = Field(
         default={},
@@ -343,6 +346,28 @@ class Weights(StrEnum):
     SAMPLES = "Samples"
     EVENTS = "Events"
     UNIFORM = "Uniform"
+
+
+class Encoding(StrEnum):
+    """In how many bits a trained tensor travels."""
+
+    FLOAT32 = "Float32"
+    BFLOAT16 = "BFloat16"
+    FLOAT16 = "Float16"
+    INT8 = "Int8"
+
+
+class Transfer(Model):
+    """In what form a site's trained tensors travel to the hub; `fedstudy.encodings` states each error."""
+
+    encoding: Encoding = Field(
+        default=Encoding.FLOAT32,
+        description="Float32: exact. BFloat16: half the bytes, relative error at most 2⁻⁸. Float16: half the bytes, 2⁻¹¹, for values up to 65504. Int8: about a quarter, 1/254 of the largest of each 256 values.",
+    )
+    delta: bool = Field(
+        default=False,
+        description="Send the change of the round's model instead of the model: the encoding's error is then relative to the change, which is the smaller.",
+    )
 
 
 class StopWhen(Model):
@@ -406,6 +431,9 @@ class Federation(Model):
         description="Largest L2 norm of a site's change of the model; a larger one is refused. Unset: five times the running median of accepted norms.",
     )
     stop_when: StopWhen | None = Field(default=None, description="End before the last round.")
+    transfer: Transfer = Field(
+        default=Transfer(), description="In what form a site's trained tensors travel to the hub."
+    )
 
 
 class Requirement(Model):
@@ -507,7 +535,18 @@ def plan_faults(study: Any) -> list[tuple[str, str]]:
         faults.append(("cohort.require.images", f"names {unknown[0]}, which task.images does not"))
     if study.federation.weights is Weights.EVENTS and study.task.type is not TaskType.SURVIVAL:
         faults.append(("federation.weights", "Events belongs to a Survival task"))
+    if study.federation.transfer != Transfer() and not _answers_models(study.federation.algorithm.name):
+        name = study.federation.algorithm.name
+        faults.append(("federation.transfer", f"is for trained models; the answers of {name} stay exact"))
     return faults
+
+
+def _answers_models(algorithm: str) -> bool:
+    """Whether the sites of an algorithm answer with models; True also of one that is not installed here."""
+    from fedstudy.aggregator.algorithms.registry import find  # it imports this module
+
+    found = find(algorithm)
+    return found is None or found.updates_are_models
 
 
 def canonical_json(value: Any) -> bytes:

@@ -36,7 +36,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I64": np.dtype("<i8"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"),
     "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
-_CODES = {dtype: code for code, dtype in _DTYPES.items() if code != "BF16"}
+
+BFLOAT16: np.dtype[Any] = np.dtype([("bits", "<u2")])
+"""dtype of an array of bfloat16 bit patterns that is to be written: `bits.view(BFLOAT16)`. numpy has no bfloat16."""
+
+_CODES = {dtype: code for code, dtype in _DTYPES.items() if code != "BF16"} | {BFLOAT16: "BF16"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = No
     """The canonical file of some tensors, as bytes.
 
     Args:
-        tensors: name → array; dtypes of safetensors other than bfloat16.
+        tensors: name → array; dtypes of safetensors, with `BFLOAT16` for bfloat16.
         metadata: strings to keep with them.
 
     Raises:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from fedstudy import encodings
 from fedstudy.errors import FedstudyError, NoSpaceError, UpdateError
 from fedstudy.plan import Parameter, StudyPlan
 from fedstudy.tensors import read
@@ -96,7 +98,9 @@ class Worker:
 
         network = learner.network_on(self.plan, model, learner.prepare_torch(self._threads))
         with _memory_told():
-            return learner.train(network, self.data, self.plan, parameters, progress=progress)
+            trained = learner.train(network, self.data, self.plan, parameters, progress=progress)
+        sent = encodings.encode(trained.tensors, model, self.plan.federation.transfer)
+        return replace(trained, tensors=sent)
 
     def _evaluate(self, model: Tensors, split: str) -> Trained:
         from fedstudy_trainer import learner

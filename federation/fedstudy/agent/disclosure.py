@@ -2,7 +2,7 @@
 
 The declaration of a statistic is what the function of `fedstudy.measures` that makes it gives for no patients: the same
 names, dtypes and shapes. A trained model may hold the names, dtypes and shapes of the model that was sent, without its
-constants. An initial model's names are the network's own.
+constants, in the plan's encoding. An initial model's names are the network's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedstudy import tensors
+from fedstudy import encodings, tensors
 from fedstudy.errors import UpdateError
 from fedstudy.measures import classification_statistics, cohort_statistics, survival_statistics
 from fedstudy.plan import LossName, StudyPlan, TaskType
@@ -62,9 +62,9 @@ def declared(kind: int, plan: StudyPlan, model: Path | None) -> Declared | None:
     if model is None:
         raise UpdateError(f"An instruction of kind {pb.Kind.Name(kind)} came without a model.")
     if kind == pb.TRAIN:
-        return (
-            _newton_terms(model) if plan.federation.algorithm.name == "NewtonRaphson" else _trainable(model)
-        )
+        if plan.federation.algorithm.name == "NewtonRaphson":
+            return _newton_terms(model)
+        return encodings.declared(_trainable(model), plan.federation.transfer)
     return _as_declared(_no_evaluation(plan, model))
 
 

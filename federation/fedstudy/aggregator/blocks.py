@@ -23,8 +23,8 @@ BLOCK = 1 << 20
 """Elements of a block: 4 MiB of float32, 8 MiB of float64 while it is added up."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"),
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U64": np.dtype("<u8"), "U32": np.dtype("<u4"), "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
 
@@ -46,10 +46,11 @@ def read_block(file: TensorFile, name: str, start: int, count: int) -> Array:
     return np.fromfile(file.path, dtype=dtype, count=count, offset=offset)
 
 
-def spans(elements: int) -> Iterator[tuple[int, int]]:
-    """(start, count) of the blocks of a tensor with so many elements."""
-    for start in range(0, elements, BLOCK):
-        yield start, min(BLOCK, elements - start)
+def spans(elements: int, at_once: int = 1) -> Iterator[tuple[int, int]]:
+    """(start, count) of the blocks of a tensor with so many elements; smaller ones where several are held at once."""
+    size = max(1, BLOCK // at_once)
+    for start in range(0, elements, size):
+        yield start, min(size, elements - start)
 
 
 def blocks(file: TensorFile, name: str) -> Iterator[Array]:

@@ -87,8 +87,17 @@ def _fold(
     out = scratch / f"{stage.id}.safetensors"
     with ExitStack() as files:
         model = files.enter_context(TensorFile(blobs.path(stage.inputs["model"].digest)))
+        transfer = plan.federation.transfer
+        base = model if transfer.delta else None
         updates = [
-            Update(row.site, files.enter_context(TensorFile(blobs.path(row.blob.digest))), weight, share)
+            Update(
+                row.site,
+                files.enter_context(TensorFile(blobs.path(row.blob.digest))),
+                weight,
+                share,
+                transfer.encoding,
+                base,
+            )
             for row, weight, share in zip(rows, weights, shares, strict=True)
         ]
         algorithm.fold(model, updates, out)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import statistics as stdlib_statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from fedstudy.aggregator.algorithms.base import Algorithm
+from fedstudy import encodings
+from fedstudy.aggregator.algorithms.base import Algorithm, trained
 from fedstudy.aggregator.blocks import DTYPES, Layout, blocks, layout, read_block, spans
 from fedstudy.aggregator.declared import declared_cohort, declared_evaluation, declared_model
 from fedstudy.aggregator.state import Kind, Stage
 from fedstudy.errors import UpdateError
-from fedstudy.plan import StudyPlan
+from fedstudy.plan import StudyPlan, Transfer
 from fedstudy.tensors import MAX_HEADER, TensorFile
 
 FREE_UPDATES = 3
@@ -71,7 +73,7 @@ def size_limit(stage: Stage, plan: StudyPlan, algorithm: Algorithm, model: Path 
     if stage.kind is not Kind.TRAIN or model is None:
         return _STATISTICS_LIMIT
     with TensorFile(model) as w:
-        expected = algorithm.expected(w)
+        expected = encodings.declared(algorithm.expected(w), plan.federation.transfer)
     return (
         MAX_HEADER + 8 + sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in expected.values())
     )
@@ -127,11 +129,11 @@ def norm_bound(plan: StudyPlan, norms: Sequence[float]) -> float:
 def _verify_update(
     answer: TensorFile, w: TensorFile, plan: StudyPlan, algorithm: Algorithm, norms: Sequence[float]
 ) -> float | None:
-    same_layout(answer, algorithm.expected(w))
+    same_layout(answer, encodings.declared(algorithm.expected(w), plan.federation.transfer))
     if not algorithm.updates_are_models:
         refuse_not_finite(answer)
         return None
-    norm, bound = difference_norm(answer, w), norm_bound(plan, norms)
+    norm, bound = difference_norm(answer, w, plan.federation.transfer), norm_bound(plan, norms)
     if norm > bound:
         raise UpdateError(
             f"The update changes the model by {norm:.4g} (L2 norm); at most {bound:.4g} is accepted.",
@@ -140,21 +142,23 @@ def _verify_update(
     return norm
 
 
-def difference_norm(answer: TensorFile, w: TensorFile) -> float:
-    """‖w_k − w‖ over the tensors of an update, in float64.
+def difference_norm(answer: TensorFile, w: TensorFile, transfer: Transfer) -> float:
+    """‖w_k − w‖ over the tensors of an update, decoded, in float64.
 
     Raises:
         UpdateError: a tensor holds NaN or infinity.
     """
     square = 0.0
-    for name in sorted(answer):
-        for start, count in spans(math.prod(answer.tensors[name].shape)):
-            block = read_block(answer, name, start, count)
-            if not np.isfinite(block).all():
+    for name in sorted(trained(w)):
+        for start, count in spans(math.prod(w.tensors[name].shape)):
+            sent = encodings.decode(partial(read_block, answer), name, start, count, transfer.encoding)
+            before = read_block(w, name, start, count).astype(np.float64)
+            change = sent if transfer.delta else sent - before
+            # A change is finite and yet too large when the model that it gives is no float32.
+            if not (np.abs(before + change) <= np.finfo(np.float32).max).all():
                 raise UpdateError(
                     f"Tensor {name!r} holds NaN or infinity.",
                     "Lower the learning rate, or clip the gradient.",
                 )
-            change = block.astype(np.float64) - read_block(w, name, start, count)
-            square += float(change @ change)
+            square += float(np.square(change, dtype=np.float64).sum())
     return math.sqrt(square)

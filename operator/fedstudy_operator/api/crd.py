@@ -45,6 +45,10 @@ _CEL: dict[type[BaseModel], dict[str, list[tuple[str, str]]]] = {
                 "federation.weights: Events belongs to a Survival task",
             ),
             (
+                "self.federation.algorithm.name != 'NewtonRaphson' || (self.federation.transfer.encoding == 'Float32' && !self.federation.transfer.delta)",
+                "federation.transfer is for trained models; the answers of NewtonRaphson stay exact",
+            ),
+            (
                 "self.cohort.require.images.all(i, i in self.task.images)",
                 "cohort.require.images names an image that task.images does not",
             ),

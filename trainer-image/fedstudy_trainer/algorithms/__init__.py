@@ -11,13 +11,15 @@ from fedstudy_trainer.algorithms.cyclical import CyclicalWeightTransfer
 from fedstudy_trainer.algorithms.fedavg import FedAvg
 from fedstudy_trainer.algorithms.fedprox import FedProx
 from fedstudy_trainer.algorithms.newton import NewtonRaphson
+from fedstudy_trainer.algorithms.robust import CoordinateMedian, TrimmedMean
 
 __all__ = ["LocalAlgorithm", "local_algorithm"]
 
 ENTRY_POINTS = "fedstudy_trainer.algorithms"
 
 _OURS: dict[str, type[LocalAlgorithm]] = {
-    kind.name: kind for kind in (FedAvg, FedProx, CyclicalWeightTransfer, NewtonRaphson)
+    kind.name: kind
+    for kind in (FedAvg, FedProx, CyclicalWeightTransfer, NewtonRaphson, CoordinateMedian, TrimmedMean)
 }
 
 

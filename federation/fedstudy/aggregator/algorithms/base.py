@@ -7,14 +7,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 from pydantic import ValidationError
 
+from fedstudy.aggregator.blocks import read_block
+from fedstudy.encodings import decode
 from fedstudy.errors import PlanError
-from fedstudy.plan import Model, Parameter, StudyPlan
-from fedstudy.tensors import CONSTANT_PREFIX, Blob, TensorFile
+from fedstudy.plan import Encoding, Model, Parameter, StudyPlan
+from fedstudy.tensors import CONSTANT_PREFIX, Array, Blob, TensorFile
 
 
 @dataclass(frozen=True)
@@ -36,18 +40,33 @@ class TrainStage:
 
 @dataclass(frozen=True)
 class Update:
-    """A site's verified answer. `weight` is its p_k: the weights of a stage's updates add up to 1."""
+    """A site's verified answer. `weight` is its p_k: the weights of a stage's updates add up to 1.
+
+    `tensors` is the file as it came, in the plan's encoding. Where it is a change, `base` is the model that it changes.
+    A fold reads `block`, which gives what the site trained whatever the encoding.
+    """
 
     site: str
     tensors: TensorFile
     weight: float
     contribution: Share
+    encoding: Encoding = Encoding.FLOAT32
+    base: TensorFile | None = None
+
+    def block(self, name: str, start: int, count: int) -> Array:
+        """Elements [start, start+count) of the site's flattened tensor w_k; float64 where w_k = w + change, else float32."""
+        sent = decode(partial(read_block, self.tensors), name, start, count, self.encoding)
+        if self.base is None:
+            return sent
+        return np.add(read_block(self.base, name, start, count), sent, dtype=np.float64)
 
 
 class Algorithm(ABC):
     """Base of the aggregator's halves; found by name through the entry points `fedstudy.algorithms`."""
 
     name: ClassVar[str]
+    updates_are_models: ClassVar[bool] = True
+    """Whether an update is a model w_k: then ‖w_k − w‖ is bounded, and it travels in the plan's encoding."""
 
     class Parameters(Model):
         """The parameters that a plan may give; none by default."""
@@ -83,11 +102,6 @@ class Algorithm(ABC):
     def expected(self, model: TensorFile) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Names → dtype and shape of an update: here all of the model that is not constant."""
         return trained(model)
-
-    @property
-    def updates_are_models(self) -> bool:
-        """Whether an update is a model w_k, so that ‖w_k − w‖ means something and is bounded."""
-        return True
 
     @abstractmethod
     def fold(self, model: TensorFile, updates: Sequence[Update], out: Path) -> Blob:

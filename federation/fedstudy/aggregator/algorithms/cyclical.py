@@ -5,7 +5,8 @@ Proportional iterations are the cure for unequal sites of Balachandar et al., JA
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
@@ -22,9 +23,9 @@ from fedstudy.aggregator.algorithms.base import (
     steps_per_epoch,
     trained,
 )
-from fedstudy.aggregator.blocks import blocks, layout, write_blocks
+from fedstudy.aggregator.blocks import blocks, layout, spans, write_blocks
 from fedstudy.plan import Model, Parameter
-from fedstudy.tensors import Blob, TensorFile
+from fedstudy.tensors import Array, Blob, TensorFile
 
 
 class Order(StrEnum):
@@ -85,10 +86,16 @@ class CyclicalWeightTransfer(Algorithm):
 
     def fold(self, model: TensorFile, updates: Sequence[Update], out: Path) -> Blob:
         """w ← w_k: the last visited site's model, with the constants of the model."""
-        names, last = trained(model), updates[-1].tensors
-        return write_blocks(
-            out, layout(model), lambda name: blocks(last if name in names else model, name), model.metadata
-        )
+        names, last = trained(model), updates[-1]
+
+        def fill(name: str) -> Iterator[Array]:
+            if name not in names:
+                yield from blocks(model, name)
+                return
+            for start, count in spans(math.prod(model.tensors[name].shape)):
+                yield last.block(name, start, count)
+
+        return write_blocks(out, layout(model), fill, model.metadata)
 
     def _length(self, share: Share, shares: Sequence[Share], iterations: Iterations) -> dict[str, Parameter]:
         if iterations is Iterations.EPOCHS:

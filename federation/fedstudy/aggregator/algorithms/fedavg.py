@@ -53,7 +53,7 @@ def weighted_mean(
         for start, count in spans(math.prod(model.tensors[name].shape)):
             mean = np.zeros(count, dtype=np.float64)
             for update in updates:
-                mean += update.weight * read_block(update.tensors, name, start, count).astype(np.float64)
+                mean += update.weight * update.block(name, start, count).astype(np.float64)
             if server_learning_rate != 1.0:
                 w = read_block(model, name, start, count).astype(np.float64)
                 mean = w + server_learning_rate * (mean - w)

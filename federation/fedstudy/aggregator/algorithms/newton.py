@@ -29,6 +29,7 @@ class NewtonRaphson(Algorithm):
     """
 
     name: ClassVar[str] = "NewtonRaphson"
+    updates_are_models: ClassVar[bool] = False
 
     class Parameters(Model):
         """Parameters of Newton–Raphson."""
@@ -51,11 +52,6 @@ class NewtonRaphson(Algorithm):
                 f"federation.algorithm.name: NewtonRaphson needs the loss StratifiedCox, or two classes; the task has {loss.value}.",
                 "Change task.loss or task.target.classes, or choose another algorithm.",
             )
-
-    @property
-    def updates_are_models(self) -> bool:
-        """No: they are derivatives, so a bound on a change of weights does not apply."""
-        return False
 
     def expected(self, model: TensorFile) -> dict[str, tuple[str, tuple[int, ...]]]:
         """gradient, information, loglik for the P' numbers of β."""

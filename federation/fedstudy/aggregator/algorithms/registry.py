@@ -8,13 +8,16 @@ from fedstudy.aggregator.algorithms.base import Algorithm
 from fedstudy.aggregator.algorithms.cyclical import CyclicalWeightTransfer
 from fedstudy.aggregator.algorithms.fedavg import FedAvg
 from fedstudy.aggregator.algorithms.fedprox import FedProx
+from fedstudy.aggregator.algorithms.median import CoordinateMedian
 from fedstudy.aggregator.algorithms.newton import NewtonRaphson
+from fedstudy.aggregator.algorithms.trimmed_mean import TrimmedMean
 from fedstudy.errors import PlanError
 from fedstudy.plan import StudyPlan
 
 GROUP = "fedstudy.algorithms"
 _OURS: dict[str, type[Algorithm]] = {
-    cls.name: cls for cls in (FedAvg, FedProx, CyclicalWeightTransfer, NewtonRaphson)
+    cls.name: cls
+    for cls in (FedAvg, FedProx, CyclicalWeightTransfer, NewtonRaphson, CoordinateMedian, TrimmedMean)
 }
 
 
@@ -30,21 +33,28 @@ def algorithm(plan: StudyPlan) -> Algorithm:
         PlanError: the name is unknown, a parameter is wrong, or the algorithm does not fit the task.
     """
     name = plan.federation.algorithm.name
-    return _class(name)(plan)
+    found = find(name)
+    if found is None:
+        raise PlanError(
+            f"federation.algorithm.name: there is no algorithm {name!r}.",
+            f"Choose one of {', '.join(names())}, or install the package that adds it.",
+        )
+    return found(plan)
 
 
-def _class(name: str) -> type[Algorithm]:
+def find(name: str) -> type[Algorithm] | None:
+    """An algorithm's class; None where there is none of that name.
+
+    Raises:
+        PlanError: the name is that of an entry point, and what it names is no algorithm.
+    """
     if name in _OURS:
         return _OURS[name]
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            cls = point.load()
-            if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
-                raise PlanError(
-                    f"The entry point {GROUP}:{name} is no Algorithm.", "Correct the package that adds it."
-                )
-            return cls
-    raise PlanError(
-        f"federation.algorithm.name: there is no algorithm {name!r}.",
-        f"Choose one of {', '.join(names())}, or install the package that adds it.",
-    )
+    for point in entry_points(group=GROUP, name=name):
+        cls = point.load()
+        if not (isinstance(cls, type) and issubclass(cls, Algorithm)):
+            raise PlanError(
+                f"The entry point {GROUP}:{name} is no Algorithm.", "Correct the package that adds it."
+            )
+        return cls
+    return None
