@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedstudy import tensors
+from fedstudy import encodings, tensors
 from fedstudy.aggregator.engine import Engine
 from fedstudy.aggregator.rounds import open_stage
 from fedstudy.aggregator.state import Connected, Kind, Stage
@@ -109,6 +109,8 @@ class FakeSites:
         answer = answer_tensors(stage, site, model)
         if change is not None:
             answer = change(answer)
+        if stage.kind is Kind.TRAIN and model is not None:
+            answer = encodings.encode(answer, model, engine.plan.federation.transfer)
         instruction = stage.instruction(site)
         blob = engine.blobs.add_tensors(answer, {"instruction": instruction, "kind": stage.kind.value})
         counted = SAMPLES.get(site, 15) if samples is None else samples
