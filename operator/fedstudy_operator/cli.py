@@ -50,15 +50,15 @@ def validate(paths: tuple[Path, ...], as_json: bool) -> None:
         sys.exit(ManifestError.exit_code)
 
 
-@cli.command()
+@cli.command("plan")
 @PATHS
-def plan(paths: tuple[Path, ...]) -> None:
+def show_plan(paths: tuple[Path, ...]) -> None:
     """Print each study's plan as it runs on this machine: its digest, which hospitals approve, and its canonical JSON.
 
     The digest is the sha256 of exactly the printed JSON; write it in spec.approval.planDigest of a SiteParticipant.
     """
+    from fedstudy_operator.local.plans import plan_of
     from fedstudy_operator.local.prepare import read_studies
-    from fedstudy_operator.local.run import plan_of
 
     for study in read_studies(paths):
         document = plan_of(study)
@@ -101,7 +101,7 @@ def plan(paths: tuple[Path, ...]) -> None:
     default=600,
     show_default=True,
     type=click.IntRange(1),
-    help="Seconds until the sites must have come.",
+    help="Seconds to wait for sites, a quorum, or room on a disk before giving up.",
 )
 def run(
     paths: tuple[Path, ...],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -22,6 +23,30 @@ _COLOURS = {
     "Late": "yellow",
     "Revoked": "red",
 }
+_NAMED = 4
+"""With so many sites, each is named while they are waited for; with more they are counted."""
+_WAITING = {
+    "": "starting",
+    "Provisioning": "starting",
+    "InvitationNotFound": "starting",
+    "PodPending": "starting",
+    "Enrolling": "enrolling",
+    "PendingHubAcceptance": "enrolling",
+    "DialFailed": "connecting",
+    "NotConnected": "connecting",
+    "NoPlan": "connecting",
+    "NotProfiled": "checking its data",
+    "PreflightRunning": "checking its data",
+    "Idle": "ready",
+    "Participating": "ready",
+    "CrashLooping": "crashing",
+}
+_ABSENCE = {
+    "NoAnswer": "did not answer in time",
+    "Disconnected": "is not connected",
+}
+_NOT_YET_OR_NO_MORE = ("Invited", "Enrolled", "Done", "Revoked")
+"""States of a site that need no connection."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +62,36 @@ class StudyView:
     name: str
     state: AggregatorState | None
     waiting: str = ""
+
+
+def waiting_text(summaries: Mapping[str, str]) -> str:
+    """What sites are waited for: each by name where they are few, else counted by what they do.
+
+    Args:
+        summaries: site → `status.summary` of its participant; empty where it has none yet.
+    """
+    words = {
+        site: _WAITING.get(summary, summary if " " in summary else _spaced(summary))
+        for site, summary in summaries.items()
+    }
+    if len(words) <= _NAMED:
+        return " · ".join(f"{site}: {word}" for site, word in words.items())
+    counts = ", ".join(f"{count} {word}" for word, count in Counter(words.values()).most_common())
+    return f"{len(words)} sites: {counts}"
+
+
+def _spaced(word: str) -> str:
+    """SomeReason → some reason."""
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in word).strip()
+
+
+def trouble(site: SiteState) -> str:
+    """What is the matter with a site, in words; empty where nothing is."""
+    if site.state == "Revoked":
+        return ""
+    if site.reason:
+        return _ABSENCE.get(site.reason, site.reason)
+    return "" if site.connected or site.state in _NOT_YET_OR_NO_MORE else "connection lost"
 
 
 def size(count: float) -> str:
@@ -88,9 +143,7 @@ def site_cells(site: SiteState) -> list[str]:
     done = f"{progress.samples_done}/{progress.samples_total}" if progress.samples_total else "–"
     return [
         site.name,
-        site.state
-        if site.connected or site.state in ("Done", "Revoked", "Invited")
-        else f"{site.state} (lost)",
+        site.state if site.connected or site.state in _NOT_YET_OR_NO_MORE else f"{site.state} (lost)",
         str(site.last_round or "–"),
         str(site.samples or "–"),
         done,
@@ -115,9 +168,9 @@ def table(view: StudyView, elapsed: float) -> RenderableType:
         else []
     )
     reasons = [
-        Text(f"{s.name}: {s.reason}", style="yellow")
+        Text(f"{s.name}: {what}", style="yellow")
         for s in (view.state.sites if view.state else [])
-        if s.reason
+        if (what := trouble(s))
     ]
     return Group(title, rows, *notes, *reasons)
 
@@ -130,6 +183,7 @@ class Display:
     quiet: bool = False
     _live: Live | None = None
     _said: dict[str, str] = field(default_factory=dict)
+    _met: set[str] = field(default_factory=set)
     _start: float = field(default_factory=time.monotonic)
 
     def __enter__(self) -> Display:
@@ -171,13 +225,15 @@ class Display:
             self.say(headline(view, elapsed) + message)
         for site in state.sites if state else []:
             # Late, lost and failed sites are worth a line each; a site that works as it should is not.
-            trouble = site.reason or (
-                "" if site.connected or site.state in ("Invited", "Done") else "connection lost"
-            )
-            name = f"{view.name}/{site.name}"
-            if self._said.get(name, "") != trouble:
-                self._said[name] = trouble
-                self.say(f"{view.name}: {site.name}: {trouble or 'is back'}")
+            what, name = trouble(site), f"{view.name}/{site.name}"
+            if site.connected:
+                self._met.add(name)
+            elif name not in self._met and not site.reason:
+                continue  # on its way: it is lost only after it was there
+            if self._said.get(name, "") != what:
+                self._said[name] = what
+                if what or site.state != "Revoked":
+                    self.say(f"{view.name}: {site.name}: {what or 'is back'}")
 
 
 def _phase(state: AggregatorState) -> str:

@@ -541,7 +541,7 @@ class _Turn:
         return False
 
     def _concerns(self, stage: Stage, site: str) -> bool:
-        return site in stage.sites or not self._is_ring()
+        return site in stage.sites or not (stage.kind is Kind.INITIALISE or self._is_ring())
 
     def _absence(self, site: str) -> str:
         return "NoAnswer" if site in self.state.connected else "Disconnected"

@@ -27,7 +27,7 @@ class Options:
         resume: go on with what is in `out`.
         as_json: progress and results as JSON.
         threads: of each trainer; None: as the manifests say.
-        start_timeout: seconds until the sites must have come.
+        start_timeout: seconds to wait for sites, a quorum, or room on a disk before giving up.
     """
 
     paths: tuple[Path, ...]
@@ -101,6 +101,20 @@ def prepare(options: Options) -> Work:
     return Work(work.objects, work.studies, work.participants, work.datasets, claims)
 
 
+def read_studies(paths: Sequence[Path]) -> list[FederatedStudy]:
+    """The studies among some manifests, whatever else is missing.
+
+    Raises:
+        ManifestError: a manifest is wrong, or there is no study.
+    """
+    found, faults = manifests.read(paths)
+    _refuse(faults)
+    studies = [m for m in found if m.kind == "FederatedStudy"]
+    if not studies:
+        _refuse([manifests.Fault(found[0].file, 0, "", "There is no FederatedStudy here.", "Add the study.")])
+    return [FederatedStudy.model_validate(_with_namespace(m.content)) for m in studies]
+
+
 @contextmanager
 def results_folder(options: Options) -> Iterator[Path]:
     """The folder of results, made and locked; its `state` is what --resume goes on from.
@@ -116,7 +130,12 @@ def results_folder(options: Options) -> Iterator[Path]:
             f"{options.out} holds an earlier run.",
             "Go on with it by --resume, give another --out, or remove it.",
         )
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise ManifestError(
+            f"The folder of results {options.out} cannot be made: {error.strerror}.", "Give another --out."
+        ) from None
     with (state / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

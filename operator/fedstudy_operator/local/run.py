@@ -7,7 +7,6 @@ import json
 import logging
 import signal
 import sys
-import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,13 +28,14 @@ from fedstudy_operator.display import Display, StudyView
 from fedstudy_operator.local.arms import Controls
 from fedstudy_operator.local.kubelet import Kubelet
 from fedstudy_operator.local.outcome import write_outcome
+from fedstudy_operator.local.plans import local_uid
 from fedstudy_operator.local.prepare import Options, Work, prepare, results_folder
+from fedstudy_operator.local.resume import take_over
 from fedstudy_operator.local.runner import LocalOperator
 from fedstudy_operator.local.store import LocalCluster
 from fedstudy_operator.local.watch import USER, Session
 from fedstudy_operator.manifests import KINDS
 
-_NAMES = uuid.uuid5(uuid.NAMESPACE_DNS, "local.fedstudy.io")
 _SAVE_SECONDS = 0.5
 
 
@@ -55,9 +55,8 @@ async def run_studies(options: Options, console: Console) -> None:
 
 
 async def _run(options: Options, work: Work, state: Path, console: Console) -> None:
-    cluster = LocalCluster(validate=_validate, uid=_uid)
-    if (state / "cluster").is_dir():
-        cluster.load(state / "cluster")
+    cluster = LocalCluster(validate=_validate, uid=local_uid)
+    await take_over(cluster, state / "cluster", work)
     kubelet = Kubelet(cluster, state, logs=options.out / "logs", claims=work.claims)
     operator = LocalOperator(cluster, kubelet)
     progress = _JSONLines() if options.as_json else lambda views: None
@@ -163,11 +162,6 @@ def _validate(obj: Object) -> None:
         model.model_validate({name: value for name, value in obj.items() if name != "status"})
     except ValidationError as error:
         raise InvalidObjectError(str(error)) from error
-
-
-def _uid(obj: Object) -> str:
-    """The same manifests have the same uids, and so the same plan digests, on every machine."""
-    return str(uuid.uuid5(_NAMES, f"{obj['kind']}/{obj['metadata']['namespace']}/{obj['metadata']['name']}"))
 
 
 async def _keep(cluster: LocalCluster, folder: Path) -> None:

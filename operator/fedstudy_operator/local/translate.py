@@ -68,7 +68,8 @@ def translate(container: Mapping[str, Any], places: Places, own: Mapping[str, st
         places: where its parts are.
         own: our own environment, of which a few variables are passed on.
     """
-    words = [*(container.get("command") or []), *(container.get("args") or [])]
+    written = [*(container.get("command") or []), *(container.get("args") or [])]
+    words = [rewrite(word, places) for word in written]  # before our own Python, which may be under a mount's name
     if words and words[0] in MODULES:
         words = [sys.executable, "-m", MODULES[words[0]], *words[1:]]
     elif words and words[0] in ("python", "python3"):
@@ -87,4 +88,4 @@ def translate(container: Mapping[str, Any], places: Places, own: Mapping[str, st
         **declared,
     }
     environment.setdefault("LANG", "C.UTF-8")
-    return Command(tuple(rewrite(word, places) for word in words), environment, places.home)
+    return Command(tuple(words), environment, places.home)

@@ -90,7 +90,7 @@ def conditions(participant: SiteParticipant, seen: Seen, previous: Mapping[str, 
     result = [
         _enrolled(seen),
         _hub(seen),
-        _approved(seen),
+        _approved(participant, seen),
         _policy(seen),
         data_available(seen),
         _compute(seen),
@@ -149,14 +149,21 @@ def _hub(seen: Seen) -> Condition:
     return condition("HubConnected", False, reason_of(state.reason, Reason.NOT_CONNECTED), state.message)
 
 
-def _approved(seen: Seen) -> Condition:
+def _approved(participant: SiteParticipant, seen: Seen) -> Condition:
     state = seen.state
     if state is None or not state.plan_digest:
         return condition("PlanApproved", None, Reason.NO_PLAN)
     reason = reason_of(state.approval_reason, Reason.WAITING_FOR_APPROVAL)
     if state.approved or reason is Reason.POLICY_REFUSED:
         return condition("PlanApproved", state.approved, Reason.APPROVED if state.approved else reason)
-    text = f"the offered plan is {state.plan_digest}; approve it in spec.approval.planDigest"
+    wanted = participant.spec.approval.plan_digest if participant.spec.approval else None
+    if wanted and wanted != state.plan_digest:
+        text = (
+            f"the offered plan is {state.plan_digest}, but {wanted} is approved; look at what has changed,"
+            " then approve the offered one in spec.approval.planDigest"
+        )
+    else:
+        text = f"the offered plan is {state.plan_digest}; approve it in spec.approval.planDigest"
     return condition(
         "PlanApproved", False, reason if reason in _CONSENT else Reason.WAITING_FOR_APPROVAL, text
     )
