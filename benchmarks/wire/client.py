@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks.wire import workload
 from benchmarks.wire.deploy import site as site_name
+
 from fedstudy.aggregator.blocks import blocks, layout, write_blocks
 from fedstudy.errors import FedstudyError
 from fedstudy.measures import classification_statistics, cohort_statistics
@@ -52,15 +52,17 @@ class Site:
                     await self.obey(instruction)
 
     async def obey(self, instruction: pb.Instruction) -> None:
-        """Fetch, work, submit; then nothing of it is kept."""
+        """Fetch, work, submit; then only the statistics are kept."""
         inputs = {i.name: Blob(i.digest, i.size) for i in instruction.inputs}
         for blob in inputs.values():
             await fetch(self.stub, blob, self.store, timeout=PATIENCE)
         answer = await asyncio.to_thread(self.answer, instruction.id, instruction.kind, inputs)
         said = pb.Contribution(samples=workload.samples(self.number), steps=1, seconds=1.0, loss=0.5)
         await submit(self.stub, instruction.id, answer, self.store, said, timeout=PATIENCE)
-        for blob in (answer, *inputs.values()):
-            self.store.delete(blob.digest)
+        for digest in self.store.digests() - {
+            blob.digest for name, blob in inputs.items() if name != "model"
+        }:
+            self.store.delete(digest)
 
     def answer(self, instruction: str, kind: int, inputs: dict[str, Blob]) -> Blob:
         """A tensor file in the store."""
@@ -69,15 +71,15 @@ class Site:
         if kind == pb.STATISTICS:
             return self.store.add_tensors(cohort_statistics(np.ones((4, 2)), labels, CLASSES), metadata)
         if kind == pb.EVALUATE:
-            return self.store.add_tensors(classification_statistics(np.full((4, CLASSES), 0.5), labels), metadata)
+            return self.store.add_tensors(
+                classification_statistics(np.full((4, CLASSES), 0.5), labels), metadata
+            )
         out = self.scratch / hashlib.sha256(instruction.encode()).hexdigest()
         if kind == pb.INITIALISE:
-            self._initialise(out, metadata)
-        else:
-            self._train(self.store.path(inputs["model"].digest), out, metadata)
-        return self.store.add_file(out)
+            return self.store.add_file(out, self._initialise(out, metadata))
+        return self.store.add_file(out, self._train(self.store.path(inputs["model"].digest), out, metadata))
 
-    def _initialise(self, out: Path, metadata: dict[str, str]) -> None:
+    def _initialise(self, out: Path, metadata: dict[str, str]) -> Blob:
         shape = {name: ("F32", dims) for name, dims in workload.layers(self.size)}
         shape |= {f"{CONSTANT_PREFIX}covariate.{what}": ("F32", (2,)) for what in ("mean", "scale")}
         starts = workload.starts(self.size)
@@ -88,9 +90,9 @@ class Site:
             else:
                 yield np.ones(2, dtype=np.float32)
 
-        write_blocks(out, shape, fill, metadata)
+        return write_blocks(out, shape, fill, metadata)
 
-    def _train(self, model: Path, out: Path, metadata: dict[str, str]) -> None:
+    def _train(self, model: Path, out: Path, metadata: dict[str, str]) -> Blob:
         constant = workload.constant(self.number)
         with TensorFile(model) as w:
             shape = {n: entry for n, entry in layout(w).items() if not n.startswith(CONSTANT_PREFIX)}
@@ -100,13 +102,13 @@ class Site:
                     block += constant
                     yield block
 
-            write_blocks(out, shape, fill, metadata)
+            return write_blocks(out, shape, fill, metadata)
 
 
 async def main(first: int, last: int) -> None:
     """Run the sites first..last."""
     folder, size = Path(os.environ["BENCH_FOLDER"]), int(os.environ["BENCH_SIZE"])
-    while not (folder / "port").exists():
+    while not (folder / "port").exists():  # noqa: ASYNC110 - another process writes it
         await asyncio.sleep(0.02)
     port = int((folder / "port").read_text())
     async with asyncio.TaskGroup() as group:

@@ -24,7 +24,9 @@ def prepare(folder: Path, sites: int, rounds: int) -> None:
     """Write `tls/<who>`, `config/plan.json` and `config/study.json`."""
     authority = make_authority("bench", 1)
     aggregator = Identity(DOMAIN, "study", UID, Role.AGGREGATOR)
-    server = issue(authority, identity=aggregator, dns_names=["aggregator"], days=1, server=True, client=False)
+    server = issue(
+        authority, identity=aggregator, dns_names=["aggregator"], days=1, server=True, client=False
+    )
     _write(folder / "tls" / "server", server, authority)
     for number in range(sites):
         who = Identity(DOMAIN, "study", UID, Role.SITE, site(number))

@@ -19,7 +19,6 @@ from typing import Any
 
 import grpc
 import numpy as np
-
 from benchmarks.wire.deploy import environment, site
 from benchmarks.wire.probe import Measured, cpu_seconds
 
@@ -116,7 +115,9 @@ def measure(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: 
     clients = groups[-1][1] + 1
     with ExitStack() as stack:
         argv = [*here, "serve", str(folder), str(clients), str(size)]
-        server = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment()})
+        server = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment()}
+        )
         stack.callback(server.wait)
         stack.callback(server.kill)
         assert server.stdout is not None

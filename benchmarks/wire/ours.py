@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-
 from benchmarks.wire import deploy, workload
 from benchmarks.wire.probe import Measured, Peak, Sampler, cpu_seconds
 
@@ -52,16 +51,26 @@ def run(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int,
     out.mkdir(parents=True)
     deploy.prepare(folder, sites, rounds)
     with ExitStack() as stack:
-        server = _spawn(stack, folder, "server", deploy.server_command(), deploy.server_environment(folder, out, size, rounds))
+        server = _spawn(
+            stack,
+            folder,
+            "server",
+            deploy.server_command(),
+            deploy.server_environment(folder, out, size, rounds),
+        )
         environment = deploy.client_environment(folder, size)
-        clients = [_spawn(stack, folder, f"client-{a}", deploy.client_command(a, b), environment) for a, b in groups]
+        clients = [
+            _spawn(stack, folder, f"client-{a}", deploy.client_command(a, b), environment) for a, b in groups
+        ]
         pids = [p.pid for p in (server, *clients)]
         sampler = stack.enter_context(Sampler(pids))
         used = _watch(out, rounds, [server, *clients], limit, folder)
     marks = [json.loads(line)["t"] for line in (out / "marks.jsonl").read_text().splitlines()]
     flat = np.memmap(out / "final.f32", dtype=np.float32, mode="r")
     if flat.nbytes != size or (error := workload.worst_error(flat, 0, sites, rounds)) > 1:
-        raise RunFailedError(f"The final model of {flat.nbytes} bytes is wrong: {error:.3g} times the error allowed.")
+        raise RunFailedError(
+            f"The final model of {flat.nbytes} bytes is wrong: {error:.3g} times the error allowed."
+        )
     return Ours(
         Measured([b - a for a, b in pairwise(marks)], used / rounds),
         sampler.peaks[server.pid],
@@ -69,7 +78,9 @@ def run(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int,
     )
 
 
-def _spawn(stack: ExitStack, folder: Path, name: str, argv: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _spawn(
+    stack: ExitStack, folder: Path, name: str, argv: list[str], environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
     log = stack.enter_context((folder / f"{name}.log").open("wb"))
     process = subprocess.Popen(argv, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT)
     stack.callback(process.wait)
@@ -77,7 +88,9 @@ def _spawn(stack: ExitStack, folder: Path, name: str, argv: list[str], environme
     return process
 
 
-def _watch(out: Path, rounds: int, processes: list[subprocess.Popen[bytes]], limit: float, folder: Path) -> float:
+def _watch(
+    out: Path, rounds: int, processes: list[subprocess.Popen[bytes]], limit: float, folder: Path
+) -> float:
     """Wait for the end; CPU seconds between the first mark and the last."""
     pids, marks = [p.pid for p in processes], out / "marks.jsonl"
     first: float | None = None

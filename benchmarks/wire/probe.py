@@ -80,7 +80,11 @@ class Sampler:
             lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         except OSError:
             return
-        found = {key: 1024 * int(value.split()[0]) for key, _, value in (line.partition(":") for line in lines) if key.startswith(("VmHWM", "Rss"))}
+        found = {
+            key: 1024 * int(value.split()[0])
+            for key, _, value in (line.partition(":") for line in lines)
+            if key.startswith(("VmHWM", "Rss"))
+        }
         if "VmHWM" not in found:
             return  # a zombie
         peak = self.peaks.setdefault(pid, Peak())

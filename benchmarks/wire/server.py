@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from benchmarks.wire import workload
+
 from fedstudy.aggregator import __main__ as aggregator
 from fedstudy.aggregator import server
 from fedstudy.aggregator.engine import Engine

@@ -7,6 +7,7 @@ of 8; equal tensors and metadata give equal bytes. The reader accepts any valid 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -141,10 +142,11 @@ class TensorFile:
             if self.size < 8:
                 raise UpdateError(f"{path.name} is shorter than a tensor file's length field.")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._descriptor = os.dup(file.fileno())
         try:
             self._payload, self.tensors, self.metadata = parse_header(self._map, self.size)
         except UpdateError:
-            self._map.close()
+            self.close()
             raise
         # Reading the header may have mapped much more of a cached file: hundreds of open files would count as memory.
         self._map.madvise(mmap.MADV_DONTNEED)
@@ -172,16 +174,32 @@ class TensorFile:
         )
         return flat.reshape(info.shape)
 
+    def block(self, name: str, start: int, count: int) -> Array:
+        """Elements [start, start+count) of a flattened tensor, read rather than mapped: a fresh array.
+
+        Raises:
+            UpdateError: the file has become shorter.
+        """
+        info = self.tensors[name]
+        array = np.empty(count, dtype=_DTYPES[info.dtype])
+        offset = self._payload + info.begin + start * array.itemsize
+        if os.preadv(self._descriptor, [array], offset) != array.nbytes:
+            raise UpdateError(f"{self.path.name} ends within tensor {name!r}.")
+        return array
+
     def arrays(self) -> dict[str, Array]:
         """All tensors as copies, which outlive the file."""
         return {name: self.array(name).copy() for name in self.tensors}
 
     def close(self) -> None:
         """Unmap; views handed out keep the mapping until they are gone."""
-        try:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        with contextlib.suppress(
+            BufferError
+        ):  # a view is still alive: the mapping goes with the last of them
             self._map.close()
-        except BufferError:
-            pass  # a view is still alive: the mapping goes with the last of them
 
 
 def read(path: Path) -> dict[str, Array]:

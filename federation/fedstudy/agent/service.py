@@ -16,6 +16,7 @@ from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.admin import DECISION, Configure, DatasetProfile
 from fedstudy.wire.federation_pb2_grpc import AdminServicer, FederationServicer
+from fedstudy.wire.framing import Frame
 from fedstudy.wire.status import abort
 from fedstudy.wire.transfer import serve_fetch, serve_submit
 
@@ -75,7 +76,7 @@ class TrainerService(FederationServicer):
         finally:
             self._relay.close_stream(stream)
 
-    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[pb.Chunk]:
+    async def Fetch(self, request: pb.FetchRequest, context: Context) -> AsyncIterator[Frame]:
         """An input of the instruction that the trainer has to answer."""
         if not self._relay.lent(request.digest):
             await abort(context, RefusedError(f"{request.digest} is no input of the work at hand."))

@@ -70,8 +70,8 @@ def _first_model(stage: Stage, row: AnswerRow, plan: StudyPlan, blobs: BlobStore
     out = scratch / f"{stage.id}.safetensors"
     with TensorFile(blobs.path(row.blob.digest)) as made:
         metadata = {"format": "fedstudy", "study": plan.study, "plan": str(plan.digest())}
-        write_blocks(out, layout(made), lambda name: read_blocks(made, name), metadata)
-    return blobs.add_file(out)
+        blob = write_blocks(out, layout(made), lambda name: read_blocks(made, name), metadata)
+    return blobs.add_file(out, blob)
 
 
 def _fold(
@@ -100,8 +100,8 @@ def _fold(
             )
             for row, weight, share in zip(rows, weights, shares, strict=True)
         ]
-        algorithm.fold(model, updates, out)
-    return blobs.add_file(out)
+        blob = algorithm.fold(model, updates, out)
+    return blobs.add_file(out, blob)
 
 
 def _evaluate(stage: Stage, rows: Sequence[AnswerRow], plan: StudyPlan, blobs: BlobStore) -> Evaluation:

@@ -15,6 +15,7 @@ from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.admin import SiteProgress
 from fedstudy.wire.auth import peer
 from fedstudy.wire.federation_pb2_grpc import FederationServicer
+from fedstudy.wire.framing import Frame
 from fedstudy.wire.transfer import serve_fetch, serve_submit
 
 
@@ -50,7 +51,7 @@ class FederationService(FederationServicer):
         finally:
             self._streams.end(stream)
 
-    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[pb.Chunk]:
+    async def Fetch(self, request: pb.FetchRequest, context: Any) -> AsyncIterator[Frame]:
         """A blob that the site's open instruction names."""
         site = self._site(context)
         if not self._engine.may_fetch(site, request.digest):

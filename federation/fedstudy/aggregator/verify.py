@@ -143,22 +143,44 @@ def _verify_update(
 
 
 def difference_norm(answer: TensorFile, w: TensorFile, transfer: Transfer) -> float:
-    """‖w_k − w‖ over the tensors of an update, decoded, in float64.
+    """‖w_k − w‖ over the tensors of an update, decoded; added up in float64 from blocks.
+
+    Where the update travels as it is, a block's differences and squares are float32 (an error of about 1e-6 of the norm),
+    which takes a quarter of the time; a block in which they overflow is done again in float64.
 
     Raises:
         UpdateError: a tensor holds NaN or infinity.
     """
+    plain = transfer == Transfer()
     square = 0.0
     for name in sorted(trained(w)):
         for start, count in spans(math.prod(w.tensors[name].shape)):
-            sent = encodings.decode(partial(read_block, answer), name, start, count, transfer.encoding)
-            before = read_block(w, name, start, count).astype(np.float64)
-            change = sent if transfer.delta else sent - before
-            # A change is finite and yet too large when the model that it gives is no float32.
-            if not (np.abs(before + change) <= np.finfo(np.float32).max).all():
-                raise UpdateError(
-                    f"Tensor {name!r} holds NaN or infinity.",
-                    "Lower the learning rate, or clip the gradient.",
-                )
-            square += float(np.square(change, dtype=np.float64).sum())
+            quick = _quick_square(answer, w, name, start, count) if plain else math.nan
+            square += (
+                quick if math.isfinite(quick) else _exact_square(answer, w, name, start, count, transfer)
+            )
     return math.sqrt(square)
+
+
+def _quick_square(answer: TensorFile, w: TensorFile, name: str, start: int, count: int) -> float:
+    """Σ(w_k − w)² of a block; finite only where all of w_k is."""
+    change = read_block(answer, name, start, count)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.subtract(change, read_block(w, name, start, count), out=change)
+        np.multiply(change, change, out=change)
+        return float(change.sum())
+
+
+def _exact_square(
+    answer: TensorFile, w: TensorFile, name: str, start: int, count: int, transfer: Transfer
+) -> float:
+    sent = encodings.decode(partial(read_block, answer), name, start, count, transfer.encoding)
+    before = read_block(w, name, start, count).astype(np.float64)
+    change = sent if transfer.delta else sent - before
+    # A change is finite and yet too large when the model that it gives is no float32.
+    if not (np.abs(before + change) <= np.finfo(np.float32).max).all():
+        raise UpdateError(
+            f"Tensor {name!r} holds NaN or infinity.",
+            "Lower the learning rate, or clip the gradient.",
+        )
+    return float(np.square(change, dtype=np.float64).sum())

@@ -11,6 +11,7 @@ import grpc
 
 from fedstudy.errors import FedstudyError, RefusedError
 from fedstudy.identity import Identity, Role
+from fedstudy.wire.framing import READERS, SUBMIT, serialise
 from fedstudy.wire.status import abort
 
 Rules = Mapping[str, frozenset[Role]]
@@ -110,7 +111,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             behaviour = handler.stream_stream or handler.stream_unary
         else:
             behaviour = handler.unary_stream or handler.unary_unary
-        coders = handler.request_deserializer, handler.response_serializer
+        # A response is serialised by its own method: a Frame is its bytes already.
+        reader = READERS[SUBMIT] if method == SUBMIT else handler.request_deserializer
+        coders = reader, serialise
         if handler.response_streaming:
             streaming = self._streaming(behaviour, method)
             if handler.request_streaming:

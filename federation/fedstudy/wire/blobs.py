@@ -66,16 +66,21 @@ class BlobStore:
         """All blobs that are there."""
         return {f"sha256:{path.name}" for path in self._whole.iterdir() if _NAME.fullmatch(path.name)}
 
-    def add_file(self, path: Path) -> Blob:
+    def add_file(self, path: Path, known: Blob | None = None) -> Blob:
         """Move a file in, durably.
+
+        Args:
+            path: the file; it is gone afterwards.
+            known: what whoever wrote it, durably, has found while writing: it is neither read nor synced again.
 
         Raises:
             NoSpaceError: the store is on another disk, which is full; the file stays where it was.
         """
-        blob = digest_file(path)
+        blob = known or digest_file(path)
         target = self.path(blob.digest)
         try:
-            _fsync(path)
+            if known is None:
+                _fsync(path)
             path.replace(target)
         except OSError as error:
             if error.errno != errno.EXDEV:
@@ -187,7 +192,7 @@ class Receiver:
     def __del__(self) -> None:
         self._release()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes.
 
         Raises:
@@ -237,8 +242,7 @@ class Receiver:
                 raise UpdateError(f"The upload declared as {self.blob.digest} is {found}.")
             os.fsync(self._descriptor)
             self._path.replace(self._target)
-            _fsync(self._target.parent)
-            _fsync(self._path.parent)
+            _fsync(self._target.parent)  # a name that stays behind in the other folder does no harm
         except OSError as error:
             raise _translated(error, self._path) from error
         finally:

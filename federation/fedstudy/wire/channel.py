@@ -14,6 +14,7 @@ import grpc
 from fedstudy.errors import ConnectionLostError, PortInUseError
 from fedstudy.wire.auth import Expectation, Gate, Refusal, Rules
 from fedstudy.wire.credentials import certificate_identity
+from fedstudy.wire.framing import use_frames
 from fedstudy.wire.handshakes import watch_handshakes
 
 MAX_MESSAGE = 4 << 20
@@ -95,7 +96,7 @@ def open_channel(target: str, tls: TLSFiles, *, server_name: str) -> grpc.aio.Ch
     options: list[tuple[str, Any]] = [*_CLIENT, ("grpc.ssl_target_name_override", server_name)]
     if target.rpartition(":")[0].strip("[]") in ("localhost", "127.0.0.1", "::1"):
         options.append(("grpc.enable_http_proxy", 0))
-    return grpc.aio.secure_channel(target, credentials, options=options)
+    return use_frames(grpc.aio.secure_channel(target, credentials, options=options))
 
 
 @dataclass

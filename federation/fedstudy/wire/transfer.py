@@ -25,13 +25,13 @@ from fedstudy.errors import (
 from fedstudy.tensors import Blob
 from fedstudy.wire.blobs import BlobStore, Receiver
 from fedstudy.wire.federation_pb2 import (
-    Chunk,
     Contribution,
     FetchRequest,
     InquireRequest,
     SubmitHeader,
     SubmitRequest,
 )
+from fedstudy.wire.framing import Frame, chunk_frame, submit_frame
 from fedstudy.wire.status import from_rpc_error
 
 CHUNK = 1 << 20
@@ -161,7 +161,7 @@ async def submit(
         await patience.rest(error, f"Submitting the answer to {instruction_id}")
 
 
-async def serve_fetch(store: BlobStore, request: FetchRequest, context: Any) -> AsyncIterator[Chunk]:
+async def serve_fetch(store: BlobStore, request: FetchRequest, context: Any) -> AsyncIterator[Frame]:
     """The server's half of `fetch`: a blob's bytes from an offset.
 
     Raises:
@@ -176,7 +176,7 @@ async def serve_fetch(store: BlobStore, request: FetchRequest, context: Any) -> 
         )
     with store.path(request.digest).open("rb", buffering=0) as file:
         for data in _chunks(file.fileno(), request.offset, blob.size):
-            yield Chunk(data=data)
+            yield chunk_frame(data)
 
 
 async def serve_submit(
@@ -223,7 +223,7 @@ async def _upload(call: Any, header: SubmitHeader, path: Path) -> Any:
         await call.write(SubmitRequest(header=header))
         with path.open("rb", buffering=0) as file:
             for data in _chunks(file.fileno(), header.offset, header.size):
-                await call.write(SubmitRequest(data=data))
+                await call.write(submit_frame(data))
         await call.done_writing()
     except asyncio.InvalidStateError:
         pass  # the peer has answered before the end: its answer follows

@@ -51,9 +51,11 @@ def weighted_mean(
             return
         dtype = DTYPES[model.tensors[name].dtype]
         for start, count in spans(math.prod(model.tensors[name].shape)):
-            mean = np.zeros(count, dtype=np.float64)
+            mean, term = np.zeros(count, dtype=np.float64), np.empty(count, dtype=np.float64)
             for update in updates:
-                mean += update.weight * update.block(name, start, count).astype(np.float64)
+                np.copyto(term, update.block(name, start, count))
+                term *= update.weight
+                mean += term
             if server_learning_rate != 1.0:
                 w = read_block(model, name, start, count).astype(np.float64)
                 mean = w + server_learning_rate * (mean - w)
