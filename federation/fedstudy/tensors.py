@@ -27,7 +27,10 @@ from fedstudy.errors import NoSpaceError, UpdateError
 Array = npt.NDArray[Any]
 
 MAX_HEADER = 16 << 20
-"""Largest header that is read, in bytes; about 100,000 tensors."""
+"""Largest header that is read, in bytes."""
+
+MAX_TENSORS = 1 << 15
+"""Most tensors in a file. Python makes 30 times a header's bytes of many small JSON values: they are counted before they are read."""
 
 CONSTANT_PREFIX = "constant."
 """Tensors of a model whose name begins so are set once, by Initialise; a site never sends them back."""
@@ -229,14 +232,17 @@ def parse_header(data: Any, size: int) -> tuple[int, dict[str, TensorInfo], dict
         raise UpdateError(
             f"The tensor file declares a header of {length} bytes; the file has {size}, the limit is {MAX_HEADER}."
         )
+    text = bytes(data[8 : 8 + length])
+    if text.count(b"{") > MAX_TENSORS + 2 or text.count(b",") > 16 * MAX_TENSORS:
+        raise UpdateError(f"The tensor file's header describes more than {MAX_TENSORS} tensors.")
     try:
-        header = json.loads(bytes(data[8 : 8 + length]), object_pairs_hook=_no_duplicates)
+        header = json.loads(text.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise UpdateError(f"The tensor file's header is not valid JSON: {error}.") from None
     if not isinstance(header, dict):
         raise UpdateError("The tensor file's header is not a JSON object.")
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not all(_is_text(k) and _is_text(v) for k, v in metadata.items()):
         raise UpdateError("The tensor file's metadata is not a map of strings.")
     tensors = {name: _tensor_info(name, entry) for name, entry in header.items()}
     end = 0
@@ -258,7 +264,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _is_text(value: Any) -> bool:
+    """Whether it is a string that UTF-8 has: JSON's escapes can make halves of characters, which nothing can write."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _tensor_info(name: str, entry: Any) -> TensorInfo:
+    if not _is_text(name):
+        raise UpdateError(f"The tensor name {name!r} is not valid text.")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise UpdateError(f"Tensor {name!r} is not described by dtype, shape and data_offsets.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -268,6 +281,7 @@ def _tensor_info(name: str, entry: Any) -> TensorInfo:
         not isinstance(shape, list)
         or len(shape) > 32
         or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
+        or math.prod(max(1, n) for n in shape) >= 1 << 60  # numpy refuses it, though a 0 among them makes it empty
     ):
         raise UpdateError(f"Tensor {name!r} has an invalid shape.")
     if (
