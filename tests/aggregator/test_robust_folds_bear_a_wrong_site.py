@@ -148,8 +148,3 @@ async def test_a_study_folds_by_it_to_its_end(tmp_path: Path, fedstudy_fakes: An
     plan = fedstudy_fakes.plan_of(algorithm={"name": name}, transfer={"encoding": "Int8", "delta": True})
     engine = await fedstudy_fakes.run_study(tmp_path, plan)
     assert engine.state.round == 2 and engine.state.model is not None
-
-
-def test_memory_grows_neither_with_the_model_nor_with_the_sites(fedstudy_fakes: Any) -> None:
-    for sites in (2, 32, 256):
-        assert max(count for _, count in blocks.spans(10**8, sites)) * sites <= blocks.BLOCK

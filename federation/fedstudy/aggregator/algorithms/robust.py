@@ -12,14 +12,17 @@ from fedstudy.aggregator.algorithms.base import Update, trained
 from fedstudy.aggregator.blocks import blocks, layout, spans, write_blocks
 from fedstudy.tensors import Array, Blob, TensorFile
 
+WHOLE_BLOCKS = 16
+"""So many sites' blocks are held at their full size, 8 MiB of float64; with more sites the blocks shrink, and the sum stays."""
+
 
 def fold_sorted(
     model: TensorFile, updates: Sequence[Update], out: Path, centre: Callable[[Array], Array]
 ) -> Blob:
     """Write a model each number of which is a function of the K sites' numbers, sorted.
 
-    Sorting makes the order of the updates irrelevant to the bits. Blocks are K times smaller than those of a mean, so
-    memory depends neither on the model nor on the sites.
+    Sorting makes the order of the updates irrelevant to the bits. Blocks shrink as
+    sites are added, so memory depends neither on the model nor, above 16, on the sites.
 
     Args:
         centre: [K, n] float64, ascending along the first axis → [n].
@@ -27,13 +30,14 @@ def fold_sorted(
     Raises:
         NoSpaceError: the disk is full.
     """
-    names = trained(model)
+    names, at_once = trained(model), -(-len(updates) // WHOLE_BLOCKS)
 
     def fill(name: str) -> Iterator[Array]:
         if name not in names:
             yield from blocks(model, name)
             return
-        for start, count in spans(math.prod(model.tensors[name].shape), len(updates)):
+        elements = math.prod(model.tensors[name].shape)
+        for start, count in spans(elements, at_once):
             values = np.empty((len(updates), count), dtype=np.float64)
             for k, update in enumerate(updates):
                 values[k] = update.block(name, start, count)
