@@ -70,19 +70,18 @@ def waiting_text(summaries: Mapping[str, str]) -> str:
     Args:
         summaries: site → `status.summary` of its participant; empty where it has none yet.
     """
-    words = {
-        site: _WAITING.get(summary, summary if " " in summary else _spaced(summary))
-        for site, summary in summaries.items()
-    }
+    words = {site: _doing(summary) for site, summary in summaries.items()}
     if len(words) <= _NAMED:
         return " · ".join(f"{site}: {word}" for site, word in words.items())
     counts = ", ".join(f"{count} {word}" for word, count in Counter(words.values()).most_common())
     return f"{len(words)} sites: {counts}"
 
 
-def _spaced(word: str) -> str:
-    """SomeReason → some reason."""
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in word).strip()
+def _doing(summary: str) -> str:
+    """A participant's summary in words: SomeReason → some reason."""
+    if " " in summary:  # a round and its instruction: it has work already
+        return "ready"
+    return _WAITING.get(summary) or "".join(f" {c.lower()}" if c.isupper() else c for c in summary).strip()
 
 
 def trouble(site: SiteState) -> str:

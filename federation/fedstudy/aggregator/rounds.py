@@ -471,9 +471,11 @@ class _Turn:
     def _why_no_quorum(self, stage: Stage) -> str:
         state, rules = self.state, self.rules
         samples = sum(share.samples for share in stage.answers.values())
+        number = len(stage.answers)
         text = (
-            f"{stage.kind.value.capitalize()} of round {stage.round} has {len(stage.answers)} answers with {samples} training cases; "
-            f"{rules.min_sites} with {rules.min_samples} are needed."
+            f"{stage.kind.value.capitalize()} of round {stage.round} has {number} answer{'' if number == 1 else 's'}"
+            f" with {samples} training cases; at least {rules.min_sites} are needed"
+            + (f", with {rules.min_samples} training cases together." if rules.min_samples else ".")
         )
         lacking = [s for s in state.required if s not in stage.answers]
         if lacking:
