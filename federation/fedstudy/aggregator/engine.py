@@ -99,6 +99,7 @@ class Engine:
         self.stopping = False
         self.trouble: NoSpaceError | None = None
         self.traffic: dict[str, tuple[int, int]] = {}
+        self._examined: dict[str, int] = {}  # digest → how many submissions of it are being verified
         self.refusals = self.store.refusals()
         self.metrics = self.store.latest_evaluation("validation") or {}
         self._mark = self.traffic_total()
@@ -208,7 +209,7 @@ class Engine:
         if state.stage is not None:
             wanted |= {blob.digest for blob in state.stage.inputs.values()}
             wanted |= {row.blob.digest for row in self.store.answers(state.stage.id)}
-        for digest in digests - wanted:
+        for digest in digests - wanted - self._examined.keys():
             self.blobs.delete(digest)
 
     def hold(self, error: NoSpaceError | None) -> None:
@@ -258,7 +259,25 @@ class Engine:
             UpdateError: the answer may not count; the refusal is recorded, and the site missing from this stage.
             RefusedError: the instruction was closed meanwhile.
             NoSpaceError: the disk is full; the answer may be submitted again.
+            ConnectionLostError: the bytes were dropped with another submission of them; they have to come again.
         """
+        digest, spoiled = header.digest, False
+        if not self.blobs.has(digest):
+            raise ConnectionLostError(f"{digest} is not here any more.", "Submit it again.")
+        self._examined[digest] = self._examined.get(digest, 0) + 1
+        try:
+            await self._accept(site, header)
+        except (UpdateError, RefusedError):
+            spoiled = True
+            raise
+        finally:
+            self._examined[digest] -= 1
+            if not self._examined[digest]:
+                del self._examined[digest]
+            if spoiled:
+                self._drop({digest})
+
+    async def _accept(self, site: str, header: SubmitHeader) -> None:
         stage = self.state.stage
         self.require_open(site, header.instruction_id)
         assert stage is not None
@@ -269,13 +288,9 @@ class Engine:
             )  # fmt: skip
             share = contribution_share(site, header.contribution)
         except UpdateError as error:
-            self.refuse_update(site, header.instruction_id, error, digest=header.digest)
+            self.refuse_update(site, header.instruction_id, error)
             raise
-        try:
-            self.require_open(site, header.instruction_id)
-        except RefusedError:
-            self._drop({header.digest})
-            raise
+        self.require_open(site, header.instruction_id)
         c = header.contribution
         row = AnswerRow(
             header.instruction_id, stage.id, site, Blob(header.digest, header.size), share.samples, share.events,
@@ -302,12 +317,10 @@ class Engine:
         detail = {"site": site, "instruction": about, "code": code, "message": message}
         self.apply(Failed(self.clock(), site, about, code, message), notes=[("SiteFailed", detail)])
 
-    def refuse_update(self, site: str, instruction: str, error: UpdateError, digest: str = "") -> None:
+    def refuse_update(self, site: str, instruction: str, error: UpdateError) -> None:
         """Record a refused answer; the site counts as missing from the stage."""
         self.record_refusal(f"site/{site}", f"Submit {instruction}", error.message)
         self.apply(Failed(self.clock(), site, instruction, "UpdateRefused", error.message))
-        if digest:
-            self._drop({digest})
 
     def record_refusal(self, peer: str, method: str, reason: str) -> None:
         """Count and write down a refusal."""

@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from fedstudy.errors import FedstudyError, RefusedError
+from fedstudy.errors import FedstudyError, RefusedError, UpdateError
 from fedstudy.identity import Identity, Role
 from fedstudy.wire.framing import READERS, SUBMIT, serialise
 from fedstudy.wire.status import abort
@@ -113,7 +114,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             behaviour = handler.unary_stream or handler.unary_unary
         # A response is serialised by its own method: a Frame is its bytes already.
         reader = READERS[SUBMIT] if method == SUBMIT else handler.request_deserializer
-        coders = reader, serialise
+        coders = _reading(reader), serialise
         if handler.response_streaming:
             streaming = self._streaming(behaviour, method)
             if handler.request_streaming:
@@ -128,7 +129,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         async def checked(request: Any, context: Any) -> Any:
             await self._check(context, method)
             try:
-                return await behaviour(request, context)
+                return await behaviour(_decoded(request), context)
             except FedstudyError as error:
                 await abort(context, error)
 
@@ -138,7 +139,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         async def checked(request: Any, context: Any) -> AsyncIterator[Any]:
             await self._check(context, method)
             try:
-                async for response in behaviour(request, context):
+                async for response in behaviour(_decoded(request), context):
                     yield response
             except FedstudyError as error:
                 await abort(context, error)
@@ -155,3 +156,37 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         except RefusedError as error:
             self._on_refusal(Refusal(now(), who, method, error.message))
             await abort(context, error)
+
+
+class _Malformed:
+    """In place of a message that is none: grpc would answer UNKNOWN, and log a traceback, for what a caller did wrong."""
+
+
+def _reading(reader: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(message: bytes) -> Any:
+        try:
+            return reader(message)
+        except DecodeError:
+            return _Malformed()
+
+    return read
+
+
+def _decoded(request: Any) -> Any:
+    """The request, or the stream of them.
+
+    Raises:
+        UpdateError: it is no message of this protocol; from a stream, when its turn comes.
+    """
+    return _each_decoded(request) if hasattr(request, "__aiter__") else _well_formed(request)
+
+
+async def _each_decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _well_formed(request)
+
+
+def _well_formed(request: Any) -> Any:
+    if isinstance(request, _Malformed):
+        raise UpdateError("The message is not one of this protocol.", "Use the same release on both sides.")
+    return request

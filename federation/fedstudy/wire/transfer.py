@@ -206,7 +206,11 @@ async def serve_submit(
     blob = expect(header)
     if (blob.digest, blob.size) != (header.digest, header.size):
         raise UpdateError(f"The answer declares {header.digest} with {header.size} bytes; expected {blob}.")
-    if store.has(blob.digest):
+    if (there := store.blob(blob.digest)) is not None:
+        if there != blob or header.offset > blob.size:
+            raise UpdateError(
+                f"The answer declares {blob.size} bytes from byte {header.offset}; {there.digest} has {there.size}."
+            )
         return header
     with store.receive(blob, header.offset) as receiver:
         async for request in requests:
