@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedstudy.errors import ConnectionLostError, FedstudyError
+from fedstudy.errors import ConnectionLostError, FedstudyError, NoSpaceError
 from fedstudy.logs import log
 from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
@@ -25,6 +25,9 @@ from fedstudy_trainer.work import Cancelled, Worker
 
 TRANSFER_SECONDS = 3600.0
 """Limit of a transfer where the instruction has no deadline."""
+
+ROOM_SECONDS = 2.0
+"""How often a full disk is tried again."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +92,7 @@ class _Session:
             if instruction is None or instruction.kind == pb.Kind.FINISH:
                 return
             try:
-                await self._answer(instruction)
+                await self._answer_given_room(instruction)
             except Cancelled:
                 log(_log, logging.INFO, "cancelled", instruction=instruction.id)
             except Exception as error:
@@ -118,6 +121,17 @@ class _Session:
         passing = isinstance(error, FedstudyError) and not failure("", error).failure.final
         lost = isinstance(error, ConnectionLostError)
         return passing and not lost and self._settings.release is Release.NEVER
+
+    async def _answer_given_room(self, instruction: pb.Instruction) -> None:
+        """Answer; while a disk is full, ours or the agent's, try again until the instruction is cancelled."""
+        while True:
+            try:
+                return await self._answer(instruction)
+            except NoSpaceError as error:
+                await report(self._stub, failure(instruction.id, error))
+                log(_log, logging.WARNING, "waits for room", instruction=instruction.id, message=str(error))
+            self._stops[instruction.id] = threading.Event()  # the one before has ended the try before
+            await asyncio.sleep(ROOM_SECONDS)
 
     async def _answer(self, instruction: pb.Instruction) -> None:
         seconds = float(instruction.deadline_seconds) or TRANSFER_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import signal
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from fedstudy.aggregator import report as aggregator_report
-from fedstudy.errors import InterruptedByUserError
+from fedstudy.errors import InterruptedByUserError, NoSpaceError
 from fedstudy.logs import configure
 from fedstudy.wire.admin import AgentState
 from fedstudy_operator.api import FederatedStudy
@@ -37,6 +38,8 @@ from fedstudy_operator.local.watch import USER, Session
 from fedstudy_operator.manifests import KINDS
 
 _SAVE_SECONDS = 0.5
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk."""
 
 
 async def run_studies(options: Options, console: Console) -> None:
@@ -45,13 +48,22 @@ async def run_studies(options: Options, console: Console) -> None:
     Raises:
         ManifestError: the manifests cannot be run.
         DataError, RefusedError, StudyFailedError: too few sites can take part, or a study failed.
+        NoSpaceError: the disk is full.
         InterruptedByUserError: a signal came; everything was stopped in order, and --resume goes on.
     """
     work = prepare(options)
-    with results_folder(options) as state:
-        configure("operator", logging.INFO, file=options.out / "logs" / "operator.log")
-        async with _interruptible():
-            await _run(options, work, state, console)
+    try:
+        with results_folder(options) as state:
+            configure("operator", logging.INFO, file=options.out / "logs" / "operator.log")
+            async with _interruptible():
+                await _run(options, work, state, console)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise NoSpaceError(
+            f"No space left to write {error.filename or options.out}.",
+            "Everything was stopped in order. Free some space, then go on with --resume.",
+        ) from None
 
 
 async def _run(options: Options, work: Work, state: Path, console: Console) -> None:
@@ -64,7 +76,7 @@ async def _run(options: Options, work: Work, state: Path, console: Console) -> N
         session = Session(options, work, cluster, operator, display, progress)
         for obj in work.objects:
             await cluster.apply(obj, manager=USER)
-        saver = asyncio.create_task(_keep(cluster, state / "cluster"))
+        saver = asyncio.create_task(_keep(cluster, state / "cluster", display))
         try:
             async with operator:
                 await session.watch()
@@ -164,13 +176,23 @@ def _validate(obj: Object) -> None:
         raise InvalidObjectError(str(error)) from error
 
 
-async def _keep(cluster: LocalCluster, folder: Path) -> None:
+async def _keep(cluster: LocalCluster, folder: Path, display: Display) -> None:
     """Save the objects whenever they have changed, so that even a kill -9 of this process loses no certificate."""
-    saved = -1
+    saved, full = -1, False
     while True:
         if cluster.version != saved:
-            saved = cluster.version
-            cluster.save(folder)
+            version = cluster.version
+            try:
+                cluster.save(folder)
+                saved, full = version, False
+            except OSError as error:
+                if error.errno not in NO_ROOM:
+                    raise
+                if not full:
+                    display.say(
+                        f"No space left to write {folder}: the run waits and tries again. Free some space."
+                    )
+                full = True
         await asyncio.sleep(_SAVE_SECONDS)
 
 
