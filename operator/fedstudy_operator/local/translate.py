@@ -69,7 +69,9 @@ def translate(container: Mapping[str, Any], places: Places, own: Mapping[str, st
         own: our own environment, of which a few variables are passed on.
     """
     written = [*(container.get("command") or []), *(container.get("args") or [])]
-    words = [rewrite(word, places) for word in written]  # before our own Python, which may be under a mount's name
+    words = [
+        rewrite(word, places) for word in written
+    ]  # before our own Python, which may be under a mount's name
     if words and words[0] in MODULES:
         words = [sys.executable, "-m", MODULES[words[0]], *words[1:]]
     elif words and words[0] in ("python", "python3"):
