@@ -22,7 +22,7 @@ from fedstudy.results import Results
 from fedstudy.tensors import read
 from fedstudy_operator.local.processes import start_time
 
-DEADLINE = 240.0
+DEADLINE = 400.0
 """Seconds that a study may take in these tests before it counts as hanging."""
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from studies_helpers import Run, Start, left_behind, same_bits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,28 @@
+"""All benchmarks one after the other, each with its defaults: ``python -m benchmarks``, which is ``make bench``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Run every script of this folder; exit 1 where one failed, after all have run."""
+    here = Path(__file__).resolve()
+    scripts = [path for path in sorted(here.parent.glob("*.py")) if path != here and _is_script(path)]
+    failed = []
+    for script in scripts:
+        print(f"\n== {script.stem}", flush=True)
+        if subprocess.call([sys.executable, "-m", f"benchmarks.{script.stem}"], cwd=here.parent.parent):
+            failed.append(script.stem)
+    if failed:
+        sys.exit(f"These failed: {', '.join(failed)}.")
+
+
+def _is_script(path: Path) -> bool:
+    return '\nif __name__ == "__main__":' in path.read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
