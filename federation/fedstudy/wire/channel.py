@@ -24,7 +24,8 @@ _COMMON = [
     ("grpc.max_send_message_length", MAX_MESSAGE),
     ("grpc.max_receive_message_length", MAX_MESSAGE),
     ("grpc.keepalive_time_ms", 15_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),  # of TCP: nothing acknowledges our bytes
+    ("grpc.http2.ping_timeout_ms", 10_000),  # of the peer: something acknowledges them, but nobody answers
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
