@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from fedstudy import tensors
 from fedstudy.aggregator.algorithms.base import Algorithm, Share, Update
 from fedstudy.aggregator.blocks import blocks as read_blocks
@@ -17,8 +19,8 @@ from fedstudy.aggregator.state import Kind, Stage
 from fedstudy.aggregator.store import AnswerRow
 from fedstudy.aggregator.weights import site_weights
 from fedstudy.errors import StudyFailedError
-from fedstudy.measures import total
-from fedstudy.plan import StudyPlan
+from fedstudy.measures import Statistics, total
+from fedstudy.plan import StudyPlan, TaskType
 from fedstudy.results import Evaluation
 from fedstudy.tensors import Blob, TensorFile
 from fedstudy.wire.blobs import BlobStore
@@ -54,6 +56,7 @@ def work_up(
     match stage.kind:
         case Kind.STATISTICS:
             summed = total(tensors.read(blobs.path(row.blob.digest)) for row in rows)
+            _refuse_nothing_to_learn(plan, summed)
             return Product(statistics=blobs.add_tensors(summed, {"kind": "statistics"}))
         case Kind.INITIALISE:
             return Product(model=_first_model(stage, rows[0], plan, blobs, scratch))
@@ -63,6 +66,19 @@ def work_up(
             return Product(evaluation=_evaluate(stage, rows, plan, blobs))
         case _:
             raise StudyFailedError(f"Nothing follows from {stage.id}.", "Please report this.")
+
+
+def _refuse_nothing_to_learn(plan: StudyPlan, summed: Statistics) -> None:
+    """A model of one class, or of no death, would be no model; better to say so before the first round."""
+    where = "in the training cases of all sites together"
+    if plan.task.type is TaskType.SURVIVAL and not summed["count.events"].sum():
+        raise StudyFailedError(f"There is no event {where}.", "Check target.event, and the tables' splits.")
+    if plan.task.type is TaskType.CLASSIFICATION and np.count_nonzero(summed["count.class"]) < 2:
+        counts = zip(plan.task.target.classes or [], summed["count.class"], strict=True)
+        found = ", ".join(f"{int(count)} {name}" for name, count in counts)
+        raise StudyFailedError(
+            f"There are not two classes {where}: {found}.", "Check target.label and classes."
+        )
 
 
 def _first_model(stage: Stage, row: AnswerRow, plan: StudyPlan, blobs: BlobStore, scratch: Path) -> Blob:
