@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,6 +18,7 @@ from fedstudy.plan import Encoding, Transfer
 from fedstudy.tensors import BFLOAT16, Array
 
 LARGEST = {Encoding.FLOAT16: 65504.0, Encoding.INT8: 2.0**127, Encoding.BFLOAT16: 2.0**127}
+unhurried = settings(deadline=None)
 each_encoding = pytest.mark.parametrize("encoding", list(Encoding))
 
 
@@ -42,6 +43,7 @@ def _read(sent: dict[str, Array], name: str, start: int, count: int) -> Array:
 
 
 @each_encoding
+@unhurried
 @given(data=st.data())
 def test_the_error_is_at_most_what_is_stated(encoding: Encoding, data: st.DataObject) -> None:
     x = data.draw(numbers(LARGEST.get(encoding, 2.0**127)))
@@ -64,6 +66,7 @@ def test_the_error_of_many_numbers_is_at_most_what_is_stated(encoding: Encoding,
 
 
 @each_encoding
+@unhurried
 @given(data=st.data())
 def test_a_change_comes_back_within_the_bound_of_the_change(encoding: Encoding, data: st.DataObject) -> None:
     w = data.draw(numbers(1e4))
@@ -77,6 +80,7 @@ def test_a_change_comes_back_within_the_bound_of_the_change(encoding: Encoding, 
 
 
 @each_encoding
+@unhurried
 @given(x=numbers(1e4), step=st.integers(20, 700))
 def test_pieces_decode_to_what_the_whole_decodes_to(encoding: Encoding, x: Array, step: int) -> None:
     sent = encode({"x": x}, {}, Transfer(encoding=encoding))
@@ -96,6 +100,7 @@ def test_chunks_of_any_size_encode_to_the_same_bits(
     assert {n: a.tobytes() for n, a in whole.items()} == {n: a.tobytes() for n, a in pieces.items()}
 
 
+@unhurried
 @given(numbers(1e4))
 @example(np.array([1 + 2**-8, 1 + 3 * 2**-8], np.float32))  # ties: to even
 def test_bfloat16_is_torchs_bfloat16(x: Array) -> None:
@@ -106,6 +111,7 @@ def test_bfloat16_is_torchs_bfloat16(x: Array) -> None:
 
 
 @each_encoding
+@unhurried
 @given(x=numbers(1e4))
 def test_names_dtypes_and_shapes_are_those_declared(encoding: Encoding, x: Array) -> None:
     codes = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16", np.dtype("i1"): "I8", BFLOAT16: "BF16"}
