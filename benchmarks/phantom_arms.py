@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +84,7 @@ def run(work: Path, seed: int, algorithm: str, arms: Sequence[str], profile: str
     folder = work / f"{algorithm}-{seed}"
     clock = folder / "wall_seconds"
     if not clock.exists():
+        shutil.rmtree(folder, ignore_errors=True)  # what a run that was cut off left
         started = time.monotonic()
         _fedstudy("phantom", str(folder), "--profile", profile, "--seed", str(seed), "--algorithm", algorithm)
         _fedstudy("run", str(folder), "--out", str(folder / "results"), "--arms", ",".join(arms))
