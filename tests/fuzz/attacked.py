@@ -29,7 +29,7 @@ from fedstudy.wire.channel import MAX_MESSAGE, TLSFiles, listen, open_channel
 from fedstudy.wire.federation_pb2_grpc import add_AdminServicer_to_server, add_FederationServicer_to_server
 from fedstudy_operator.pki import KeyPair, issue, make_authority
 
-DOMAIN, UID, ATTACKER = "hub.example", "study-1", "hospital-c"
+DOMAIN, UID, ATTACKER = "hub.example", "study-1", "hospital-a"
 SECONDS = 10.0
 """Deadline of a call; one that reaches it hangs."""
 

@@ -176,7 +176,16 @@ class Engine:
             )
         except NoSpaceError:
             raise
-        except FedstudyError as error:
+        except (FedstudyError, ValueError, ArithmeticError, IndexError) as error:
+            # A fold of numbers that contradict each other must not end the process: it would end again after each restart.
+            log(
+                _logger,
+                logging.ERROR,
+                "FoldFailed",
+                stage=stage.id,
+                error=type(error).__name__,
+                message=str(error),
+            )
             self.apply(Folded(self.clock(), stage.id, failure=f"{stage.id} could not be folded: {error}"))
             return
         self._take_product(stage, product)

@@ -13,16 +13,26 @@ import numpy as np
 from fedstudy import encodings
 from fedstudy.aggregator.algorithms.base import Algorithm, trained
 from fedstudy.aggregator.blocks import DTYPES, Layout, blocks, layout, read_block, spans
-from fedstudy.aggregator.declared import declared_cohort, declared_evaluation, declared_model
+from fedstudy.aggregator.declared import (
+    declared_cohort,
+    declared_evaluation,
+    declared_model,
+    time_cuts,
+)
+from fedstudy.aggregator.evaluate import evaluation
 from fedstudy.aggregator.state import Kind, Stage
 from fedstudy.errors import UpdateError
+from fedstudy.measures import Statistics
 from fedstudy.plan import StudyPlan, Transfer
-from fedstudy.tensors import MAX_HEADER, TensorFile
+from fedstudy.tensors import MAX_HEADER, Array, TensorFile
 
 FREE_UPDATES = 3
 """So many accepted updates pass before a norm is held against their median."""
 
 NORM_FACTOR = 5.0
+
+MOST_CASES = 1 << 40
+LARGEST_SUM = 1e50
 
 
 def verify(
@@ -56,9 +66,14 @@ def verify(
             case Kind.EVALUATE if model is not None:
                 with TensorFile(model) as w:
                     same_layout(answer, declared_evaluation(plan, w))
+                    cuts = time_cuts(plan, w)
             case _:
                 raise UpdateError(f"Nobody asked for an answer to {stage.id}.")
         refuse_not_finite(answer)
+        if stage.kind in (Kind.STATISTICS, Kind.EVALUATE):
+            refuse_impossible(answer)
+        if stage.kind is Kind.EVALUATE:
+            _refuse_without_metrics(answer.arrays(), plan, stage, cuts)
     return None
 
 
@@ -114,6 +129,38 @@ def refuse_not_finite(answer: TensorFile) -> None:
                     f"Tensor {name!r} holds NaN or infinity.",
                     "Lower the learning rate, or clip the gradient.",
                 )
+
+
+def refuse_impossible(answer: TensorFile) -> None:
+    """Refuse counts and sums that no cohort has, which would overflow when they are added and multiplied.
+
+    Raises:
+        UpdateError: the tensor that holds one.
+    """
+    for name in answer:
+        for block in blocks(answer, name):
+            whole = block.dtype.kind in "iu"
+            if whole and block.size and (block.min() < 0 or block.max() > MOST_CASES):
+                raise UpdateError(f"Tensor {name!r} holds a count below 0 or above {MOST_CASES}.", _VERSIONS)
+            if not whole and (np.abs(block) > LARGEST_SUM).any():
+                raise UpdateError(f"Tensor {name!r} holds a sum beyond ±{LARGEST_SUM:g}.", _VERSIONS)
+
+
+def _refuse_without_metrics(
+    statistics: Statistics, plan: StudyPlan, stage: Stage, cuts: Array | None
+) -> None:
+    """Refuse statistics of which no finite metrics come: they would spoil the evaluation of all sites."""
+    try:
+        with np.errstate(all="ignore"):
+            evaluation(plan, stage.split, stage.round, {"site": statistics}, cuts)
+    except (
+        ValueError,
+        ArithmeticError,
+        IndexError,
+    ) as error:  # sums of wrong numbers may end in any of these
+        raise UpdateError(
+            f"The evaluation's statistics contradict themselves: {str(error)[:200]}.", _VERSIONS
+        ) from None
 
 
 def norm_bound(plan: StudyPlan, norms: Sequence[float]) -> float:
