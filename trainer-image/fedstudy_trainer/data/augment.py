@@ -48,8 +48,10 @@ def _left_right(preprocessing: Preprocessing) -> int:
 def _flipped(images: Tensor, probability: float, dimension: int, rng: np.random.Generator) -> Tensor:
     if not probability:
         return images
-    chosen = torch.from_numpy(rng.random(images.shape[0]) < probability)
-    return torch.where(chosen[:, None, None, None, None], images.flip(dimension), images)
+    result = images.clone()
+    for case in np.flatnonzero(rng.random(images.shape[0]) < probability):
+        result[case] = images[case].flip(dimension - 1)
+    return result
 
 
 def _moved(
@@ -91,12 +93,14 @@ def _changed_greys(images: Tensor, augmentation: Augmentation, rng: np.random.Ge
     per_image = (*images.shape[:2], 1, 1, 1)
     factor = torch.from_numpy((1 + scale * rng.uniform(-1, 1, size=per_image)).astype(np.float32))
     offset = torch.from_numpy((shift * rng.uniform(-1, 1, size=per_image)).astype(np.float32))
-    changed = images * factor + offset
-    if noise:
-        changed = changed + noise * torch.from_numpy(
-            rng.standard_normal(tuple(images.shape), dtype=np.float32)
-        )
-    return torch.where(images != 0, changed, images)
+    grain = torch.from_numpy(rng.standard_normal(tuple(images.shape), dtype=np.float32)) if noise else None
+    result = torch.empty_like(images)
+    for case, image in enumerate(images):  # one at a time: what is made in between stays in the processor's cache
+        changed = (image * factor[case]).add_(offset[case])
+        if grain is not None:
+            changed += noise * grain[case]
+        torch.where(image != 0, changed, image, out=result[case])
+    return result
 
 
 def _dropped(

@@ -155,7 +155,7 @@ class SiteData:
         classification = self.plan.task.target.label is not None
         images, presence = None, None
         if data.images is not None:
-            images = to_tensor(data.images[indices], torch.float32)
+            images = torch.from_numpy(np.asarray(data.images[indices]))  # chosen by index: a copy already
             presence = to_tensor(data.presence[indices], torch.float32)
             if augment is not None:
                 from fedstudy_trainer.data.augment import augmented
