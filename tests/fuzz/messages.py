@@ -63,6 +63,8 @@ def _field(field: Any) -> st.SearchStrategy[Any]:
             one = st.floats() | st.sampled_from([1e308, -1e308, float("nan"), float("inf")])
         case FieldDescriptor.TYPE_BOOL:
             one = st.booleans()
+        case FieldDescriptor.TYPE_ENUM:
+            one = st.integers(-1, 9) | st.just(2**31 - 1)
         case FieldDescriptor.TYPE_UINT64:
             one = LONG
         case _:

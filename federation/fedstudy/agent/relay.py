@@ -37,6 +37,9 @@ _log = logging.getLogger(__name__)
 KEEP_ROUNDS = 2
 """Models and answers of so many latest rounds stay on disk, for a hub that asks again."""
 
+MOST_CODE, MOST_MESSAGE, MOST_FAILURES = 64, 4000, 100
+"""Characters of a failure that are kept, and failures that wait for the hub: a trainer must not fill the agent's memory."""
+
 _DONE = (Stage.ANSWERED, Stage.ACCEPTED, Stage.REFUSED)
 
 
@@ -259,8 +262,13 @@ class Relay:
 
     def report_failure(self, failure: pb.Failure) -> None:
         """A trainer says that it failed. Its message stays in the hospital, since it may speak of rows; its code goes on."""
-        self._set_failure(f"{failure.code}: {failure.message}")
-        self.failures.append(failure)
+        code, message = failure.code[:MOST_CODE], failure.message[:MOST_MESSAGE]
+        self._set_failure(f"{code}: {message}")
+        if len(self.failures) < MOST_FAILURES or failure.final:
+            told = pb.Failure(
+                instruction_id=failure.instruction_id[:MOST_MESSAGE], code=code, final=failure.final
+            )
+            self.failures = [*self.failures[1 - MOST_FAILURES :], told]
         self.refresh()
 
     def report_profile(self, profile: DatasetProfile) -> None:

@@ -95,7 +95,8 @@ def _changed_greys(images: Tensor, augmentation: Augmentation, rng: np.random.Ge
     offset = torch.from_numpy((shift * rng.uniform(-1, 1, size=per_image)).astype(np.float32))
     grain = torch.from_numpy(rng.standard_normal(tuple(images.shape), dtype=np.float32)) if noise else None
     result = torch.empty_like(images)
-    for case, image in enumerate(images):  # one at a time: what is made in between stays in the processor's cache
+    # One case at a time: what is made in between stays in the processor's cache.
+    for case, image in enumerate(images):
         changed = (image * factor[case]).add_(offset[case])
         if grain is not None:
             changed += noise * grain[case]
