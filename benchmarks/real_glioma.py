@@ -3,6 +3,9 @@
 Run: ``OMP_NUM_THREADS=1 python -m benchmarks.real_glioma [--realdata ../shared/realdata]``. Every arm goes through
 ``fedstudy run``: processes, mutual TLS and all. Covariates: age, sex, performance status (missing in a third), grade.
 Figures are of 174 test patients of 926; they go to benchmarks/results/real_glioma.json.
+
+Measured (AUC over all pairs / within sites / log-loss): pooled .957/.906/.260, local .933/.892/.325, FedAvg
+.958/.898/.274, FedProx .957/.897/.277, CyclicalWeightTransfer .956/.906/.266.
 """
 
 from __future__ import annotations
