@@ -8,14 +8,15 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Run every script of this folder; exit 1 where one failed, after all have run."""
+    """Run every package and script of this folder; exit 1 where one failed, after all have run."""
     here = Path(__file__).resolve()
-    scripts = [path for path in sorted(here.parent.glob("*.py")) if path != here and _is_script(path)]
+    scripts = [path.stem for path in sorted(here.parent.glob("*.py")) if path != here and _is_script(path)]
+    packages = [path.parent.name for path in sorted(here.parent.glob("*/__main__.py"))]
     failed = []
-    for script in scripts:
-        print(f"\n== {script.stem}", flush=True)
-        if subprocess.call([sys.executable, "-m", f"benchmarks.{script.stem}"], cwd=here.parent.parent):
-            failed.append(script.stem)
+    for name in [*packages, *scripts]:
+        print(f"\n== {name}", flush=True)
+        if subprocess.call([sys.executable, "-m", f"benchmarks.{name}"], cwd=here.parent.parent):
+            failed.append(name)
     if failed:
         sys.exit(f"These failed: {', '.join(failed)}.")
 

@@ -36,7 +36,7 @@ class Site:
         self.name = site_name(number)
         self.scratch = folder / "sites" / self.name
         self.scratch.mkdir(parents=True)
-        self.store = BlobStore(self.scratch / "blobs")
+        self.store = BlobStore(self.scratch / "blobs", durable=False)
         tls = TLSFiles.from_folder(folder / "tls" / self.name)
         self.channel = open_channel(f"127.0.0.1:{port}", tls, server_name="aggregator")
         self.stub = FederationStub(self.channel)
@@ -90,7 +90,7 @@ class Site:
             else:
                 yield np.ones(2, dtype=np.float32)
 
-        return write_blocks(out, shape, fill, metadata)
+        return write_blocks(out, shape, fill, metadata, durable=False)
 
     def _train(self, model: Path, out: Path, metadata: dict[str, str]) -> Blob:
         constant = workload.constant(self.number)
@@ -102,7 +102,7 @@ class Site:
                     block += constant
                     yield block
 
-            return write_blocks(out, shape, fill, metadata)
+            return write_blocks(out, shape, fill, metadata, durable=False)
 
 
 async def main(first: int, last: int) -> None:

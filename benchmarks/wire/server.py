@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from benchmarks.wire import workload
 
 from fedstudy.aggregator import __main__ as aggregator
 from fedstudy.aggregator import server
-from fedstudy.aggregator.engine import Engine
+from fedstudy.aggregator.engine import Change, Engine
 from fedstudy.aggregator.state import State
 from fedstudy.tensors import TensorFile
 
@@ -20,10 +20,10 @@ from fedstudy.tensors import TensorFile
 class MarkedEngine(Engine):
     """An engine that marks its rounds; else nothing is changed."""
 
-    def apply(self, event: Any, **rest: Any) -> None:
-        """Take the step, then mark what it has brought."""
+    def take(self, changes: Sequence[Change]) -> None:
+        """Take the steps, then mark what they have brought."""
         before = getattr(self, "state", State())
-        super().apply(event, **rest)
+        super().take(changes)
         out = Path(os.environ["BENCH_OUT"])
         if before.round == 0 and self.state.round == 1:
             workload.mark(out, 0)

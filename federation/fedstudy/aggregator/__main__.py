@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 
+from fedstudy.aggregator.allocator import keep_memory_small
 from fedstudy.aggregator.config import Settings, load
 from fedstudy.aggregator.server import serve
 from fedstudy.errors import FedstudyError, InterruptedByUserError
@@ -19,6 +20,7 @@ _logger = logging.getLogger(__name__)
 def main() -> None:
     """Run, and exit with the code of what ended it: 0 after a study that is over, 130 when stopped before."""
     configure("aggregator")
+    keep_memory_small()
     try:
         settings = load(os.environ)
         over = asyncio.run(_run(settings))

@@ -58,7 +58,12 @@ def blocks(file: TensorFile, name: str) -> Iterator[Array]:
 
 
 def write_blocks(
-    path: Path, shape: Layout, fill: Callable[[str], Iterable[Array]], metadata: Mapping[str, str]
+    path: Path,
+    shape: Layout,
+    fill: Callable[[str], Iterable[Array]],
+    metadata: Mapping[str, str],
+    *,
+    durable: bool = True,
 ) -> Blob:
     """Write a canonical tensor file (the bytes of `tensors.encode`) without holding it in memory.
 
@@ -67,6 +72,7 @@ def write_blocks(
         shape: names, dtypes and shapes.
         fill: gives a tensor's blocks, in order, in its dtype.
         metadata: strings to keep with the tensors.
+        durable: False for a file that can be made again.
 
     Raises:
         NoSpaceError: the disk is full.
@@ -77,7 +83,8 @@ def write_blocks(
         with part.open("wb", buffering=0) as file:
             sink = _Sink(file.fileno())
             _drain(_batches(_pieces(shape, fill, metadata)), sink)
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

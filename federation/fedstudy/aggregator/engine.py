@@ -11,11 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedstudy.aggregator.algorithms import algorithm
 from fedstudy.aggregator.algorithms.base import Share
 from fedstudy.aggregator.bell import Bell
+from fedstudy.aggregator.calls import asks_anew
 from fedstudy.aggregator.evaluate import watched_metric
 from fedstudy.aggregator.folding import Product, work_up
 from fedstudy.aggregator.records import (
@@ -56,12 +58,23 @@ RETRY_SECONDS = 2.0
 """How often a full disk is tried again."""
 
 
+@dataclass(frozen=True)
+class Change:
+    """A step, and what is written down with it."""
+
+    event: Event
+    notes: tuple[Note, ...] = ()
+    answer: AnswerRow | None = None
+    statements: tuple[Statement, ...] = ()
+
+
 class Engine:
     """One study. `run` has to be running for closed stages and deadlines to be worked off.
 
     Attributes:
         state: the round machine's state; replaced, never changed.
         bell: rings after every change.
+        calls: rings when a site may have to be told something.
         progress: site → what its trainer last said; kept in memory only.
         remarks: site → its last failure that was not final.
         stopping: the process is about to end; streams end themselves.
@@ -93,7 +106,9 @@ class Engine:
         self.scratch.mkdir(exist_ok=True)
         for left in self.scratch.iterdir():  # of a fold that was under way when the process died
             left.unlink()
-        self.bell = Bell()
+        self.bell, self.calls = Bell(), Bell()
+        self._norms: tuple[str, list[float]] = ("", [])
+        self._ready: list[tuple[Change, asyncio.Future[None]]] = []
         self.progress: dict[str, SiteProgress] = {}
         self.remarks: dict[str, str] = {}
         self.stopping = False
@@ -126,19 +141,69 @@ class Engine:
         Raises:
             NoSpaceError: the disk is full.
         """
-        state, effects = step(self.rules, self.state, event)
-        if state == self.state and answer is None and not notes and not statements:
+        self.take([Change(event, tuple(notes), answer, tuple(statements))])
+
+    def take(self, changes: Sequence[Change]) -> None:
+        """Take some steps in one transaction: all of them, or none.
+
+        Raises:
+            NoSpaceError: the disk is full.
+        """
+        state, told = self.state, list[Note]()
+        notes, answers, rows = list[Note](), list[AnswerRow](), list[Statement]()
+        for change in changes:
+            state, effects = step(self.rules, state, change.event)
+            told += notes_of(effects, state)
+            notes += [*change.notes, *notes_of(effects, state)]
+            answers += [change.answer] if change.answer is not None else []
+            rows += [*change.statements, *statements_of(effects, state, change.event.now)]
+            rows += [self._round_row(e, state, effects) for e in effects if isinstance(e, RoundClosed)]
+        if state == self.state and not (notes or answers or rows):
             return
-        rows = [*statements, *statements_of(effects, state, event.now)]
-        for effect in effects:
-            if isinstance(effect, RoundClosed):
-                rows.append(self._round_row(effect, state, effects))
-        self.store.commit(state, [*notes, *notes_of(effects, state)], answer=answer, statements=rows)
-        for kind, detail in notes_of(effects, state):
+        self.store.commit(state, notes, answers=answers, statements=rows)
+        for kind, detail in told:
             log(_logger, logging.INFO, kind, **detail)
-        self.state = state
+        before, self.state = self.state, state
         self.hold(None)
         self.bell.ring()
+        if asks_anew(before, state):
+            self.calls.ring()
+
+    async def _count_in(self, change: Change) -> None:
+        """Take an answer in, together with all others that are ready at the same time: they share one commit.
+
+        Raises:
+            RefusedError: the instruction was closed meanwhile.
+            NoSpaceError: the disk is full; nothing of it has happened.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if not self._ready:
+            loop.call_soon(self._count_ready_in)
+        self._ready.append((change, done))
+        await done
+
+    def _count_ready_in(self) -> None:
+        ready, self._ready = self._ready, []
+        taken: dict[str, tuple[Change, asyncio.Future[None]]] = {}
+        for change, done in ready:
+            answer = change.answer
+            assert answer is not None
+            try:
+                self.require_open(answer.site, answer.instruction)
+                if answer.instruction in taken:
+                    raise RefusedError(f"The instruction {answer.instruction} was answered a moment ago.")
+                taken[answer.instruction] = (change, done)
+            except FedstudyError as error:
+                _tell(done, error)
+        try:
+            self.take([change for change, _ in taken.values()])
+        except BaseException as error:  # noqa: BLE001 - raised where each of them waits
+            for _, done in taken.values():
+                _tell(done, error)
+            return
+        for _, done in taken.values():
+            _tell(done)
 
     def _round_row(self, closed: RoundClosed, state: State, effects: Sequence[object]) -> Statement:
         self.flush_traffic()
@@ -293,13 +358,12 @@ class Engine:
         try:
             norm = await asyncio.to_thread(
                 verify, self.blobs.path(header.digest), stage, self.plan, self.algorithm,
-                self.input_path(stage), self.store.norms(),
+                self.input_path(stage), self._norms_before(stage),
             )  # fmt: skip
             share = contribution_share(site, header.contribution)
         except UpdateError as error:
             self.refuse_update(site, header.instruction_id, error)
             raise
-        self.require_open(site, header.instruction_id)
         c = header.contribution
         row = AnswerRow(
             header.instruction_id, stage.id, site, Blob(header.digest, header.size), share.samples, share.events,
@@ -313,10 +377,16 @@ class Engine:
             "samples": row.samples,
             "events": row.events,
         }
+        event = Answered(self.clock(), site, header.instruction_id, share)
+        await self._count_in(Change(event, (("AnswerAccepted", detail),), row))
         self.progress.pop(site, None)
         self.remarks.pop(site, None)
-        event = Answered(self.clock(), site, header.instruction_id, share)
-        self.apply(event, notes=[("AnswerAccepted", detail)], answer=row)
+
+    def _norms_before(self, stage: Stage) -> list[float]:
+        """Norms of the updates of closed stages: the same for all answers to a stage, so read once."""
+        if self._norms[0] != stage.id:
+            self._norms = (stage.id, self.store.norms())
+        return self._norms[1]
 
     def fail(self, site: str, instruction: str, code: str, message: str) -> None:
         """A site says that it will not answer; without an instruction it means the open one."""
@@ -371,6 +441,7 @@ class Engine:
         """Let all streams end."""
         self.stopping = True
         self.bell.ring()
+        self.calls.ring()
 
     def require_running(self) -> None:
         """Pass unless the process is about to end.
@@ -398,6 +469,15 @@ def contribution_share(site: str, contribution: Contribution) -> Share:
     if not math.isfinite(contribution.seconds) or contribution.steps > 1 << 40:
         raise UpdateError(f"The answer claims {contribution.steps} steps in {contribution.seconds} seconds.")
     return Share(site, int(contribution.samples), int(contribution.events))
+
+
+def _tell(done: asyncio.Future[None], error: BaseException | None = None) -> None:
+    if done.cancelled():
+        return  # the call is gone; the site asks again
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
 
 
 async def _wait(event: asyncio.Event, seconds: float | None) -> None:

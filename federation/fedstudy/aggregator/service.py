@@ -61,6 +61,7 @@ class FederationService(FederationServicer):
         async for chunk in serve_fetch(self._engine.blobs, request, context):
             self._engine.count(site, sent=len(chunk.data))
             yield chunk
+            del chunk
 
     async def Inquire(self, request: pb.InquireRequest, context: Any) -> pb.InquireReply:
         """How much of an answer is here, or that it was accepted."""

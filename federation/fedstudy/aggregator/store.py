@@ -147,14 +147,14 @@ class Store:
         state: State,
         notes: Sequence[Note] = (),
         *,
-        answer: AnswerRow | None = None,
+        answers: Sequence[AnswerRow] = (),
         statements: Sequence[tuple[str, tuple[Any, ...]]] = (),
     ) -> None:
-        """Write a step: the new state, its rows and its history, all or nothing."""
+        """Write one step or several: the new state, its rows and its history, all or nothing."""
         time = now_text()
         with self._transaction():
             self._put_meta("state", STATE.dump_json(state).decode())
-            if answer is not None:
+            for answer in answers:
                 self.db.execute(
                     "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (answer.instruction, answer.stage, answer.site, answer.blob.digest, answer.blob.size, answer.samples,

@@ -47,7 +47,7 @@ class Streams:
         engine.store.seen(site)
         engine.apply(Connected(engine.clock(), site), notes=[("SiteConnected", {"site": site})])
         self._open[site] = stream
-        engine.bell.ring()
+        engine.calls.ring()
         return stream
 
     def end(self, stream: Stream) -> None:
@@ -78,7 +78,7 @@ class Streams:
         for owed in [engine.state.owed[site]] if site in engine.state.owed else []:
             yield cancellation(owed)
         while True:
-            ring = engine.bell.next()
+            ring = engine.calls.next()
             engine.require_running()
             require_invited(engine, site)
             if stream.ended:

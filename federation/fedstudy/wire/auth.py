@@ -141,6 +141,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             try:
                 async for response in behaviour(_decoded(request), context):
                     yield response
+                    del response  # a chunk is not to be held while its stream waits
             except FedstudyError as error:
                 await abort(context, error)
 
@@ -184,6 +185,7 @@ def _decoded(request: Any) -> Any:
 async def _each_decoded(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _well_formed(request)
+        del request
 
 
 def _well_formed(request: Any) -> Any:

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from weakref import WeakValueDictionary
@@ -32,10 +32,16 @@ class BlobStore:
 
     Args:
         root: the folder; made where it is missing.
+        durable: what is put in is on disk when the call returns. A store that is not begins empty: a cache of what can be
+            fetched or made again.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
+        self._sync = _fsync if durable else _leave
         self._whole, self._partial = root / "sha256", root / "partial"
+        if not durable:
+            shutil.rmtree(self._whole, ignore_errors=True)
+            shutil.rmtree(self._partial, ignore_errors=True)
         for folder in (self._whole, self._partial):
             folder.mkdir(parents=True, exist_ok=True)
         for leftover in self._whole.glob(".*.part"):
@@ -80,13 +86,13 @@ class BlobStore:
         target = self.path(blob.digest)
         try:
             if known is None:
-                _fsync(path)
+                self._sync(path)
             path.replace(target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise _translated(error, target) from error
             self._copy_in(path, target)
-        _fsync(self._whole)
+        self._sync(self._whole)
         return blob
 
     def add_bytes(self, data: bytes) -> Blob:
@@ -147,7 +153,7 @@ class BlobStore:
                 )
             if shutil.disk_usage(self._partial).free < blob.size - there:
                 raise _full(path)
-            receiver = Receiver(blob, path, self._whole / name, offset, self._lock)
+            receiver = Receiver(blob, path, self._whole / name, offset, self._lock, self._sync)
             self._receivers[name] = receiver
             return receiver
 
@@ -169,10 +175,18 @@ class Receiver:
     All of a store's receivers are used from one thread, the event loop's; only `finish` may run in another.
     """
 
-    def __init__(self, blob: Blob, path: Path, target: Path, offset: int, lock: threading.Lock) -> None:
+    def __init__(
+        self,
+        blob: Blob,
+        path: Path,
+        target: Path,
+        offset: int,
+        lock: threading.Lock,
+        sync: Callable[[Path], None],
+    ) -> None:
         self.blob = blob
         self.resumed = offset > 0
-        self._path, self._target, self._lock = path, target, lock
+        self._path, self._target, self._lock, self._sync = path, target, lock, sync
         self._position = offset
         # A part that was held is not hashed here, where the event loop would wait, but with the rest at the end.
         self._sha = None if self.resumed else hashlib.sha256()
@@ -240,9 +254,9 @@ class Receiver:
             if found != self.blob.digest:
                 self._drop()
                 raise UpdateError(f"The upload declared as {self.blob.digest} is {found}.")
-            os.fsync(self._descriptor)
+            self._sync(self._path)
             self._path.replace(self._target)
-            _fsync(self._target.parent)  # a name that stays behind in the other folder does no harm
+            self._sync(self._target.parent)  # a name that stays behind in the other folder does no harm
         except OSError as error:
             raise _translated(error, self._path) from error
         finally:
@@ -295,6 +309,10 @@ def _full(path: Path) -> NoSpaceError:
 
 def _translated(error: OSError, path: Path) -> Exception:
     return _full(path) if error.errno in (errno.ENOSPC, errno.EDQUOT) else error
+
+
+def _leave(path: Path) -> None:
+    """In place of fsync, in a store that is not durable."""
 
 
 def _fsync(path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import grpc
 
@@ -33,6 +34,7 @@ from fedstudy.wire.federation_pb2 import (
 )
 from fedstudy.wire.framing import Frame, chunk_frame, submit_frame
 from fedstudy.wire.status import from_rpc_error
+from fedstudy.wire.turns import Turns
 
 CHUNK = 1 << 20
 """Bytes of payload in one message."""
@@ -174,9 +176,15 @@ async def serve_fetch(store: BlobStore, request: FetchRequest, context: Any) -> 
         raise UpdateError(
             f"Blob {request.digest} has {blob.size} bytes; byte {request.offset} was asked for."
         )
+    turns = _turns(store)
     with store.path(request.digest).open("rb", buffering=0) as file:
-        for data in _chunks(file.fileno(), request.offset, blob.size):
-            yield chunk_frame(data)
+        begin = request.offset
+        while begin < blob.size:
+            async with turns.one():
+                frame = chunk_frame(_chunk(file.fileno(), begin, blob.size))
+                begin += len(frame.data)
+                yield frame
+                del frame  # not to be held while others have their turn
 
 
 async def serve_submit(
@@ -199,7 +207,8 @@ async def serve_submit(
         NoSpaceError: our disk is full; what has come is kept.
         ConnectionLostError: the sender has to ask again where to go on.
     """
-    first = await anext(aiter(requests), None)
+    requests = aiter(requests)
+    first = await anext(requests, None)
     if first is None or first.WhichOneof("part") != "header":
         raise UpdateError("The answer does not begin with its header.")
     header = first.header
@@ -213,10 +222,16 @@ async def serve_submit(
             )
         return header
     with store.receive(blob, header.offset) as receiver:
-        async for request in requests:
+        turns = _turns(store)
+        while True:
+            async with turns.one():
+                request = await anext(requests, None)
+            if request is None:
+                break
             if request.WhichOneof("part") != "data":
                 raise UpdateError("The answer has a second header among its bytes.")
             receiver.write(request.data)
+            del request  # not to be held while others have their turn
         await _finish(receiver)
     return header
 
@@ -254,11 +269,24 @@ async def _last_word(call: Any) -> None:
 def _chunks(descriptor: int, begin: int, end: int) -> Iterator[bytes]:
     """The bytes [begin, end) of a file, by CHUNK; pread fills each message's bytes from the page cache in one copy."""
     while begin < end:
-        data = os.pread(descriptor, min(CHUNK, end - begin), begin)
-        if not data:
-            raise UpdateError(f"A blob's file ends at byte {begin}, expected {end}.")
+        data = _chunk(descriptor, begin, end)
         begin += len(data)
         yield data
+
+
+def _chunk(descriptor: int, begin: int, end: int) -> bytes:
+    data = os.pread(descriptor, min(CHUNK, end - begin), begin)
+    if not data:
+        raise UpdateError(f"A blob's file ends at byte {begin}, expected {end}.")
+    return data
+
+
+_TURNS: WeakKeyDictionary[BlobStore, Turns] = WeakKeyDictionary()
+
+
+def _turns(store: BlobStore) -> Turns:
+    """All streams that move bytes of one store wait for each other."""
+    return _TURNS.setdefault(store, Turns())
 
 
 async def _finish(receiver: Receiver) -> None:

@@ -1,0 +1,158 @@
+"""Prints our rounds beside the raw limit measured in the same run, and beside what was measured of the rivals."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.wire import deploy, limit, ours, rivals, workload
+
+
+@dataclass(frozen=True)
+class Case:
+    """K sites, the model's size, rounds of ours and of the limit, and the bars: × limit, × better rival."""
+
+    sites: int
+    size: str
+    rounds: int
+    bar: float | None = None
+    rival_bar: float | None = None
+    at_limit: bool = True
+    repeats: int | None = None
+
+    @property
+    def name(self) -> str:
+        """As it is chosen by --case."""
+        return f"{self.sites}x{self.size}"
+
+    def groups(self) -> list[tuple[int, int]]:
+        """A process for each site; eight sites to a process where there are more than 32."""
+        each = 1 if self.sites <= 32 else 8
+        return [(first, min(first + each, self.sites) - 1) for first in range(0, self.sites, each)]
+
+
+CASES = [
+    Case(8, "1MB", 20, 3.0, 0.03),
+    Case(32, "1MB", 10, 3.0, 0.06),
+    Case(4, "100MB", 4, 1.5, 0.2),
+    Case(2, "1GB", 2, 1.4),
+    Case(2, "100MB", 3),
+    Case(32, "100MB", 1, at_limit=False, repeats=1),
+    Case(256, "1MB", 10, at_limit=False, repeats=1),
+    Case(2, "8GB", 1, at_limit=False, repeats=1),
+]
+
+
+def measure(case: Case, repeats: int, work: Path) -> dict[str, Any]:
+    """Ours and the limit in turn, `repeats` times."""
+    size, runs, limits = workload.SIZES[case.size], list[ours.Ours](), list[Any]()
+    for _ in range(case.repeats or repeats):
+        folder = Path(tempfile.mkdtemp(prefix="fedstudy-bench-", dir=work))
+        try:
+            if case.at_limit:
+                (folder / "limit").mkdir()
+                deploy.prepare(folder / "limit", case.sites, 1)
+                limits.append(limit.measure(folder / "limit", case.groups(), size, case.rounds))
+            runs.append(ours.run(folder / "ours", case.groups(), size, case.rounds, 1800))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    middle = sorted(runs, key=lambda run: run.rounds.median)[len(runs) // 2]
+    found: dict[str, Any] = {
+        "case": case.name,
+        "rounds": case.rounds,
+        "repeats": len(runs),
+        "seconds": statistics.median(run.rounds.median for run in runs),
+        "cpu_seconds": statistics.median(run.rounds.cpu for run in runs),
+        "server": asdict(middle.server),
+        "client": asdict(middle.client),
+        "rivals": rivals.seconds(case.sites, case.size),
+        "bar": case.bar,
+        "rival_bar": case.rival_bar,
+    }
+    if limits:
+        found["limit_seconds"] = statistics.median(m.median for m in limits)
+        found["limit_cpu_seconds"] = statistics.median(m.cpu for m in limits)
+        pairs = list(zip(runs, limits, strict=True))
+        found["ratio"] = statistics.median(run.rounds.median / low.median for run, low in pairs)
+        found["cpu_ratio"] = statistics.median(run.rounds.cpu / low.cpu for run, low in pairs)
+    return found
+
+
+_HEAD = (
+    "case", "s/round", "raw limit", "×", "bar", "CPU s", "limit CPU", "× CPU", "aggregator MB (× model)", "anonymous", "files",
+    "site MB", "NVFLARE, Flower s (another run)",
+)  # fmt: skip
+
+
+def row(found: dict[str, Any]) -> str:
+    """A line of the table."""
+    size = workload.SIZES[found["case"].split("x")[1]]
+    server, client = found["server"], found["client"]
+    limited = "ratio" in found
+    cells = [
+        found["case"],
+        f"{found['seconds']:.3f}",
+        f"{found['limit_seconds']:.3f}" if limited else "–",
+        f"{found['ratio']:.2f}" if limited else "–",
+        f"{found['bar']:.1f}" if found["bar"] else "–",
+        f"{found['cpu_seconds']:.2f}",
+        f"{found['limit_cpu_seconds']:.2f}" if limited else "–",
+        f"{found['cpu_ratio']:.2f}" if limited else "–",
+        f"{server['total'] / 1e6:.0f} ({server['total'] / size:.2f})",
+        f"{server['anonymous'] / 1e6:.0f}",
+        f"{server['files'] / 1e6:.0f}",
+        f"{client['total'] / 1e6:.0f}",
+        ", ".join(
+            f"{name} {seconds:g} (ours ×{found['seconds'] / seconds:.3f})"
+            for name, seconds in found["rivals"].items()
+        )
+        or "–",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print the table as it grows, and write the JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.wire", description=__doc__)
+    parser.add_argument(
+        "--case", action="append", help=f"of {', '.join(c.name for c in CASES)}; may be repeated"
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="runs of a case; the median counts")
+    parser.add_argument("--out", type=Path, default=Path("bench-wire.json"))
+    parser.add_argument(
+        "--work", type=Path, help="a folder on the disk to measure (default: the temporary folder)"
+    )
+    parser.add_argument(
+        "--rivals", type=Path, metavar="PEERBENCH", help="the rivals' harness: run theirs and ours by it"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.rivals:
+        rivals.run(arguments.rivals, arguments.case or ["8x1MB"], arguments.repeat)
+        return
+    print("| " + " | ".join(_HEAD) + " |\n|" + "---|" * len(_HEAD), flush=True)
+    results: list[dict[str, Any]] = []
+    for case in CASES:
+        if arguments.case and case.name not in arguments.case:
+            continue
+        try:
+            results.append(measure(case, arguments.repeat, arguments.work or Path(tempfile.gettempdir())))
+        except ours.RunFailedError as error:
+            results.append({"case": case.name, "failed": str(error)})
+            print(f"| {case.name} | FAILED: {error} |", flush=True)
+        else:
+            print(row(results[-1]), flush=True)
+        load = os.getloadavg()
+        document = {"cores": os.cpu_count(), "load": load, "cases": results}
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
