@@ -108,7 +108,7 @@ def test_augmentation_that_is_all_off_changes_nothing(site: SiteData) -> None:
 
 
 def test_stopping_early_ends_the_background_thread(site: SiteData) -> None:
-    batches = site.batches("training", 2, 0, steps=100)
+    batches = site.batches("training", 2, 0, steps=100, augment=EVERYTHING)
     next(batches)
     assert any(thread.name.startswith("next-batch") for thread in threading.enumerate())
     batches.close()  # type: ignore[attr-defined]

@@ -248,7 +248,8 @@ def _optimizer(plan: StudyPlan, trainable: list[torch.nn.Parameter], rate: float
     if chosen.name is OptimizerName.SGD:
         return torch.optim.SGD(trainable, rate, momentum=chosen.momentum, weight_decay=chosen.weight_decay)
     kind = torch.optim.Adam if chosen.name is OptimizerName.ADAM else torch.optim.AdamW
-    return kind(trainable, rate, weight_decay=chosen.weight_decay)
+    # Fused: one pass over all weights instead of a dozen calls for each tensor; a twentieth of a small network's step.
+    return kind(trainable, rate, weight_decay=chosen.weight_decay, fused=True)
 
 
 def _diverged(what: str) -> TrainingDiverged:
