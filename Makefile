@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed-$(TAG)
 
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help install demo test test-fast check crds proto constraints bench clean
+.PHONY: help install demo test test-fast check crds proto constraints bench fuzz clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,10 @@ constraints: ## pin the dependencies anew for each Python (needs uv)
 
 bench: $(STAMP) ## measure what the documents claim
 	$(BIN)/python -m benchmarks
+
+fuzz: $(STAMP) ## random bytes at the decoders for FUZZ_SECONDS (an hour); installs atheris
+	$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: atheris || { echo "atheris has no wheel for this Python and machine: make fuzz cannot run here"; exit 1; }
+	mkdir -p .fuzz && cd .fuzz && ../$(BIN)/python ../fuzz/bytes_of_tensors_and_frames.py -max_total_time=$(or $(FUZZ_SECONDS),3600) -rss_limit_mb=2048 -timeout=10
 
 clean: ## remove what was made, but not the virtual environment
 	rm -rf $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
