@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedstudy.aggregator.algorithms.base import Share, TrainStage
-from fedstudy.aggregator.rounds import Rules, accepts, open_stage, step
+from fedstudy.aggregator.rounds import Rules, accepts, next_moment, open_stage, step
 from fedstudy.aggregator.state import (
     STATE,
     Answered,
@@ -253,6 +253,51 @@ def test_a_lost_site_costs_one_deadline_once_and_is_readmitted() -> None:
     world.run()
     rounds = [e.sites for e in world.effects if isinstance(e, RoundClosed)]
     assert rounds == [("a", "b", "c"), ("a", "b", "c"), NAMES]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_site_gone_for_longer_than_the_grace_is_waited_for_no_more(restart: bool) -> None:
+    world = World(rules(rounds=2, grace=30.0))
+    world.start()
+    world.run(until=Kind.TRAIN)
+    for site in "ab":
+        world.answer(site)
+    world.send(Disconnected(world.now, "d"))
+    if restart:
+        world.send(Restarted(world.now))
+        for site in "abc":
+            world.send(Connected(world.now, site))
+    world.tick(30.0)
+    assert world.closing is None  # c is connected: however slow, it has until the deadline
+    assert world.waiting() == ["c", "d"]
+    world.answer("c")
+    assert world.closing is not None
+    assert world.closing.missing == {"d": "Disconnected"}
+    world.send(Connected(world.now, "d"))
+    world.run()
+    assert [e.sites for e in world.effects if isinstance(e, RoundClosed)] == [("a", "b", "c"), NAMES]
+
+
+def test_the_grace_begins_anew_with_each_loss_and_ends_nothing_without_a_quorum() -> None:
+    world = World(rules(rounds=1, grace=30.0, min_sites=4))
+    world.start()
+    world.run(until=Kind.TRAIN)
+    for site in "abc":
+        world.answer(site)
+    world.send(Disconnected(world.now, "d"))
+    world.tick(29.0)
+    assert next_moment(world.rules, world.state, world.now) == world.now + 1
+    world.send(Connected(world.now, "d"))
+    world.send(Disconnected(world.now, "d"))
+    world.tick(29.0)
+    world.tick(2.0)
+    assert world.closing is None
+    stage = world.state.stage
+    assert stage is not None
+    assert next_moment(world.rules, world.state, world.now) == stage.deadline  # no moment that has passed
+    world.send(Connected(world.now, "d"))
+    world.run()
+    assert world.state.phase is Phase.COMPLETE
 
 
 def test_a_connected_but_silent_site_is_asked_but_not_waited_for_again() -> None:

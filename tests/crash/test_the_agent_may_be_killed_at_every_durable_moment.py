@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from typing import Any
 
+import grpc
 import pytest
 from mortal import Kill, Nursery, nursery
 from study import load_helpers
@@ -36,31 +38,25 @@ class Hospital:
         hub.answers.clear()
         hub.open_instructions.clear()
         hub.submissions.clear()
-        living = asyncio.create_task(self._live())
+        tasks = [asyncio.create_task(self._live()), asyncio.create_task(self._configure())]
         try:
             async with asyncio.timeout(60), self.world.trainer.following(hub.plan) as work:
-                training = asyncio.create_task(self._train(work))
-                configuring = asyncio.create_task(self._configure())
+                tasks.append(asyncio.create_task(self._train(work)))
                 for round in (1, 2):
                     named = hub.give_training(round)
                     await self.world.until(lambda named=named: named in hub.answers, self.where, 40)
-                training.cancel()
-                await configuring
         finally:
-            living.cancel()
-            await asyncio.gather(living, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return {named: blob.digest for named, blob in hub.answers.items()}
 
     async def _configure(self) -> None:
-        """The operator tells an agent its wishes whenever it connects; they are not lost by a kill, but may not yet have come."""
+        """The operator tells an agent its wishes again and again: they may not yet have come when it was killed."""
         while True:
-            try:
+            with suppress(grpc.aio.AioRpcError):  # it is dead just now
                 await self.world.operator.configure()
-                if self.world.state.approved:
-                    return
-            except Exception as error:  # noqa: BLE001 - grpc's, while the agent is dead
-                assert "Rpc" in type(error).__name__, error
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
 
     async def _train(self, work: asyncio.Queue[pb.Instruction]) -> None:
         while True:
@@ -83,7 +79,9 @@ class Hospital:
                 process = await self.born.start(self.environment)
         finally:
             process.signal(signal.SIGTERM)
-            code = await process.ended
+            await asyncio.wait({process.ended}, timeout=20)
+            assert process.ended.done(), f"it does not stop; {self.where}"
+            code = process.ended.result()
             self.moments = process.moments
             if code == -signal.SIGKILL:
                 self.killed, self.where = True, f"{self.kill}: {process.latest}"

@@ -27,7 +27,7 @@ from fedstudy.aggregator.records import (
     round_statement,
     statements_of,
 )
-from fedstudy.aggregator.rounds import Rules, accepts, open_stage, step
+from fedstudy.aggregator.rounds import Rules, accepts, next_moment, open_stage, step
 from fedstudy.aggregator.state import (
     Alive,
     Answered,
@@ -222,16 +222,14 @@ class Engine:
                     await self._work_up(stage)
                     continue
                 self.apply(Tick(self.clock()))
-                await _wait(ring, self._seconds_to_deadline())
+                await _wait(ring, self._seconds_to_next())
             except NoSpaceError as error:
                 self.hold(error)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    def _seconds_to_deadline(self) -> float | None:
-        stage = self.state.stage
-        if stage is None or stage.closing:
-            return None
-        return max(0.0, min(stage.deadline - self.clock(), 3600.0))
+    def _seconds_to_next(self) -> float | None:
+        moment = next_moment(self.rules, self.state, now := self.clock())
+        return None if moment is None else max(0.0, min(moment - now, 3600.0))
 
     async def _work_up(self, stage: Stage) -> None:
         try:

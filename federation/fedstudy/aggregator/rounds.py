@@ -4,10 +4,13 @@ Statistics of all sites → initial weights by the first site that answers → r
 and then an evaluation) → a last evaluation on the test splits → finish. At most one stage is open. A stage closes when all
 sites it waits for have answered or failed, or at its deadline, given a quorum; without one the study waits and says so.
 A site that misses a deadline is waited for no more until it gives a sign of life: a lost site costs one deadline, once.
+One whose stream has been gone for the grace costs not even that, where the others make a quorum; a slow site that is
+connected always has until the deadline.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -38,6 +41,9 @@ from fedstudy.plan import Parameter, StopWhen, StudyPlan
 from fedstudy.tensors import Blob
 from fedstudy.wire.admin import Phase
 
+GRACE_SECONDS = 600.0
+"""How long a site's stream may be gone before the others stop waiting for it: more than a network is usually away."""
+
 _PHASES = {
     Kind.STATISTICS: Phase.PROLOGUE,
     Kind.INITIALISE: Phase.PROLOGUE,
@@ -53,6 +59,7 @@ class Rules:
     Attributes:
         train_stages: the algorithm's `stages`.
         timeout: deadline of a stage, in seconds.
+        grace: how long a site that is not connected is waited for where the others make a quorum, in seconds.
     """
 
     rounds: int
@@ -63,6 +70,7 @@ class Rules:
     stop_when: StopWhen | None
     seed: int
     train_stages: Callable[[int, Sequence[Share]], list[TrainStage]]
+    grace: float = GRACE_SECONDS
 
     @classmethod
     def of(cls, plan: StudyPlan, train_stages: Callable[[int, Sequence[Share]], list[TrainStage]]) -> Rules:
@@ -112,6 +120,15 @@ def open_stage(state: State, site: str) -> Stage | None:
     return stage if stage is not None and accepts(state, site, stage.instruction(site)) else None
 
 
+def next_moment(rules: Rules, state: State, now: float) -> float | None:
+    """When time alone changes something next: the open stage's deadline, or the end of an absent site's grace."""
+    stage = state.stage
+    if stage is None or stage.closing:
+        return None
+    graces = [state.gone[s] + rules.grace for s in stage.sites if s in state.gone and s not in stage.answers]
+    return min([stage.deadline, *(end for end in graces if end > now)])
+
+
 class _Turn:
     """One step while it is taken."""
 
@@ -128,11 +145,17 @@ class _Turn:
                 self._set_sites(tuple(sorted(set(event.sites))), tuple(sorted(set(event.required))))
             case Connected() if event.site in state.sites:
                 self.state = replace(
-                    state, connected=state.connected | {event.site}, late=state.late - {event.site}
+                    state,
+                    connected=state.connected | {event.site},
+                    gone={s: since for s, since in state.gone.items() if s != event.site},
+                    late=state.late - {event.site},
                 )
                 self._admit(event.site)
             case Disconnected():
-                self.state = replace(state, connected=state.connected - {event.site})
+                gone = {event.site: event.now} if event.site in state.connected else {}
+                self.state = replace(
+                    state, connected=state.connected - {event.site}, gone={**state.gone, **gone}
+                )
             case Alive():
                 self.state = replace(state, late=state.late - {event.site})
             case Answered() if accepts(state, event.site, event.instruction):
@@ -164,6 +187,7 @@ class _Turn:
             sites=sites,
             required=tuple(s for s in required if s in kept),
             connected=state.connected & kept,
+            gone={s: since for s, since in state.gone.items() if s in kept},
             late=state.late & kept,
             stage=stage,
         )
@@ -215,7 +239,8 @@ class _Turn:
 
     def _restart(self) -> None:
         stage = self.state.stage
-        self.state = replace(self.state, connected=frozenset())
+        away = {*self.state.connected, *self.state.gone}
+        self.state = replace(self.state, connected=frozenset(), gone=dict.fromkeys(sorted(away), self.now))
         if stage is None:
             return
         if stage.closing:
@@ -416,10 +441,10 @@ class _Turn:
     def _consider(self, stage: Stage) -> bool:
         """Close the stage if it can be; True where the machine goes on at once."""
         pending = [s for s in stage.sites if s not in stage.answers and s not in stage.missing]
-        awaited = [s for s in pending if s not in self.state.late]
+        awaited = [s for s in pending if s not in self.state.late and not self._lost(s)]
         timed_out = self.now >= stage.deadline
         if stage.kind is Kind.INITIALISE:
-            return self._consider_initialise(stage, bool(pending), timed_out)
+            return self._consider_initialise(stage, any(not self._lost(s) for s in pending), timed_out)
         if self._quorum(stage) and (not awaited or timed_out or stage.overtime):
             return self._close(stage)
         if self._is_ring() and (not pending or timed_out) and self._may_skip_open(stage):
@@ -435,6 +460,9 @@ class _Turn:
                 for site in sorted(self.state.connected):
                     self._admit(site)
         return False
+
+    def _lost(self, site: str) -> bool:
+        return self.now >= self.state.gone.get(site, math.inf) + self.rules.grace
 
     def _consider_initialise(self, stage: Stage, pending: bool, timed_out: bool) -> bool:
         if stage.answers:

@@ -72,6 +72,7 @@ class State:
     Attributes:
         sites, required: invited now, sorted; those without which no stage closes.
         connected: sites with an open stream; empty after a restart.
+        gone: site → when its stream ended; only of sites that were connected once and are not now.
         late: sites that missed a deadline and have given no sign of life since: asked, but not waited for.
         shares: site → what it last said it has.
         stage: the one open stage.
@@ -90,6 +91,7 @@ class State:
     sites: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     connected: frozenset[str] = frozenset()
+    gone: Mapping[str, float] = field(default_factory=dict)
     late: frozenset[str] = frozenset()
     shares: Mapping[str, Share] = field(default_factory=dict)
     stage: Stage | None = None
