@@ -186,7 +186,7 @@ class TensorFile:
         info = self.tensors[name]
         array = np.empty(count, dtype=_DTYPES[info.dtype])
         offset = self._payload + info.begin + start * array.itemsize
-        if os.preadv(self._descriptor, [array], offset) != array.nbytes:
+        if os.preadv(self._descriptor, [array.data], offset) != array.nbytes:
             raise UpdateError(f"{self.path.name} ends within tensor {name!r}.")
         return array
 
@@ -281,7 +281,8 @@ def _tensor_info(name: str, entry: Any) -> TensorInfo:
         not isinstance(shape, list)
         or len(shape) > 32
         or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape)
-        or math.prod(max(1, n) for n in shape) >= 1 << 60  # numpy refuses it, though a 0 among them makes it empty
+        or math.prod(max(1, n) for n in shape)
+        >= 1 << 60  # numpy refuses it, though a 0 among them makes it empty
     ):
         raise UpdateError(f"Tensor {name!r} has an invalid shape.")
     if (
