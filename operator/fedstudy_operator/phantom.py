@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,19 @@ def write_phantom(
     yield from done.stdout.splitlines()
     # A hospital named `outside` never trains: it is there for external tests.
     sites = sorted(folder.name for folder in (out / "data").iterdir() if folder.name != "outside")
+    yield from map(str, write_manifests(out / "manifests", sites, task=task, algorithm=algorithm))
+
+
+def write_manifests(folder: Path, sites: Sequence[str], *, task: str, algorithm: str) -> list[Path]:
+    """The study and its hospitals as YAML, a file each; `examples/glioma-phantom` holds those of the demo.
+
+    Args:
+        sites: the hospitals; each has a volume claim of its name.
+        task: idh or survival.
+    """
     spec = survival_spec(algorithm, len(sites)) if task == "survival" else idh_spec(algorithm, len(sites))
     name = f"glioma-{task}"
-    manifests = out / "manifests"
-    yield str(
-        scaffold.write(manifests / "study.yaml", [scaffold.study(name, spec, sites)], "The hub's study.")
-    )
+    written = [scaffold.write(folder / "study.yaml", [scaffold.study(name, spec, sites)], "The hub's study.")]
     policy = {
         "purposes": [PURPOSE], "algorithms": [algorithm], "networks": ["*"], "images": ["*"],
         "minSites": 2, "requireSecureAggregation": False, "minCellCount": 5, "maxConcurrentStudies": 4,
@@ -58,13 +65,9 @@ def write_phantom(
     }
     for site in sites:
         objects = scaffold.hospital(site, name, dataset, policy, {"release": "Never", "threads": 1})
-        yield str(
-            scaffold.write(
-                manifests / f"{site}.yaml",
-                objects,
-                f"{site}: its data, what may be done with them, and its part in the study.",
-            )
-        )
+        comment = f"{site}: its data, what may be done with them, and its part in the study."
+        written.append(scaffold.write(folder / f"{site}.yaml", objects, comment))
+    return written
 
 
 def idh_spec(algorithm: str, sites: int) -> dict[str, Any]:
