@@ -108,7 +108,7 @@ def _learning(algorithm: str, sites: int) -> dict[str, Any]:
         "model": {"network": {"name": "SmallCNN"}},
         "preprocessing": {"spacing": [4.5, 4.5, 4.5], "size": [36, 40, 36], "intensity": "ZScore"},
         "augmentation": {"flipProbability": 0.5, "intensityScale": 0.1, "intensityShift": 0.1, "dropImageProbability": 0.1},
-        "training": {"localEpochs": 1, "batchSize": 8, "optimizer": {"name": "AdamW", "learningRate": 0.002, "weightDecay": 0.01, "decay": 0.97}, "gradientClip": 1.0, "seed": 1},
+        "training": {"localEpochs": 1, "batchSize": 8, "optimizer": {"name": "AdamW", "learningRate": 0.002, "weightDecay": 0.01, "decay": 0.85}, "gradientClip": 1.0, "seed": 1},
         "federation": {"algorithm": {"name": algorithm}, "rounds": 20, "minSites": min(2, sites), "roundTimeoutSeconds": 600},
         "cohort": {"minCases": 5, "require": {"images": ["t1gd", "flair"]}},
     }  # fmt: skip
