@@ -106,6 +106,7 @@ def test_memory_depends_neither_on_the_model_nor_on_the_sites(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, numbers: int, count: int
 ) -> None:
     monkeypatch.setattr(blocks, "BLOCK", 1 << 12)
+    monkeypatch.setattr(blocks, "_AHEAD", 0)  # how many batches wait for the disk is a matter of timing
     model, sites = cohort(numbers, count)
     w, updates = opened(
         tmp_path, model, sites, Transfer(encoding=Encoding.INT8, delta=True), [1 / count] * count
@@ -118,4 +119,4 @@ def test_memory_depends_neither_on_the_model_nor_on_the_sites(
         fold_sorted(w, updates, tmp_path / "out", lambda values: values[0])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2_000_000, "one update alone, or a block of each site, would be 3,000,000 bytes"
+    assert peak < 1_400_000, "one update alone, or a block of each site, would be 3,000,000 bytes"
