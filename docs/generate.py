@@ -1,4 +1,4 @@
-"""Writes what the documents take from the code: the tables of fields, parameters, networks and reasons.
+"""Writes what the documents take from the code: the tables of fields, parameters, networks, reasons and rights.
 
     python docs/generate.py
 
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel
 
 from fedstudy import plan
@@ -23,6 +24,7 @@ from fedstudy.wire.admin import DatasetPolicy
 from fedstudy_operator.api import Reason, dataset, participant, study
 
 DOCS = Path(__file__).parent
+CHARTS = DOCS.parent / "charts"
 BLOCK = re.compile(r"(<!-- (generated|file): (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 LANGUAGES = {".py": "python", ".toml": "toml", ".yaml": "yaml"}
 
@@ -96,6 +98,24 @@ def reasons() -> str:
     return table(("reason", "meaning"), [(f"`{r.value}`", str(getattr(r, "meaning"))) for r in Reason])  # noqa: B009 - set by __new__
 
 
+def rights(chart: str, part: str) -> str:
+    """What a chart lets its operator or people do, from the file that its roles are made from."""
+    rules = yaml.safe_load((CHARTS / chart / "files" / "rules.yaml").read_text(encoding="utf-8"))[part]
+    head = ("group", "resources", "verbs", "why")
+    if isinstance(rules, list):
+        return table(head, [_right(rule) for rule in rules])
+    rows = [(f"`{role}`", *_right(rule)) for role, found in rules.items() for rule in found]
+    return table(("role", *head), rows)
+
+
+def _right(rule: Mapping[str, Any]) -> tuple[str, ...]:
+    groups = ", ".join(f"`{group}`" if group else "core" for group in rule["apiGroups"])
+    verbs = ", ".join(rule["verbs"])
+    if "namespaced" in rule:
+        verbs += f"; in named namespaces also {', '.join(rule['namespaced'])}"
+    return groups, ", ".join(f"`{name}`" for name in rule["resources"]), verbs, rule["why"]
+
+
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
@@ -108,6 +128,16 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "networks": networks,
     "reasons": reasons,
+    **{
+        f"rights.{chart}.{part}": partial(rights, chart, part)
+        for chart, part in (
+            ("fedstudy-hub", "operator"),
+            ("fedstudy-hub", "people"),
+            ("fedstudy-site", "operator"),
+            ("fedstudy-site", "people"),
+            ("fedstudy-site", "hub"),
+        )
+    },
     **{name: partial(fields, model, where) for name, (model, where) in MODELS.items()},
 }
 

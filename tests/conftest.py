@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+from tests.required import lacking
+
+pytest_plugins = ["tests.cluster.plugin"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -21,8 +23,5 @@ def realdata() -> Path:
     """The folder of real patient tables, which lies beside the checkout and is never part of it."""
     folder = REPOSITORY.parent / "shared" / "realdata"
     if not folder.is_dir():
-        message = f"the real patient tables are not at {folder}"
-        if os.environ.get("FEDSTUDY_REQUIRE_ALL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"the real patient tables are not at {folder}")
     return folder

@@ -1,4 +1,7 @@
-"""Bare sites: they speak Federation as an agent does, and their training adds a constant. Several may share a process."""
+"""Bare sites: they speak Federation as an agent does, and their training adds a constant. Several may share a process.
+
+Where a site has an agent, this is its trainer, and the operator that tells the agent to take part.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 from benchmarks.wire import workload
+from benchmarks.wire.deploy import PURPOSE, agent_folder
 from benchmarks.wire.deploy import site as site_name
 
 from fedstudy.aggregator.blocks import blocks, layout, write_blocks
@@ -19,9 +24,10 @@ from fedstudy.errors import FedstudyError
 from fedstudy.measures import classification_statistics, cohort_statistics
 from fedstudy.tensors import CONSTANT_PREFIX, Array, Blob, TensorFile
 from fedstudy.wire import federation_pb2 as pb
+from fedstudy.wire.admin import Approval, Configure, DatasetPolicy
 from fedstudy.wire.blobs import BlobStore
 from fedstudy.wire.channel import TLSFiles, open_channel
-from fedstudy.wire.federation_pb2_grpc import FederationStub
+from fedstudy.wire.federation_pb2_grpc import AdminStub, FederationStub
 from fedstudy.wire.transfer import fetch, submit
 
 PATIENCE = 3600.0
@@ -37,12 +43,36 @@ class Site:
         self.scratch = folder / "sites" / self.name
         self.scratch.mkdir(parents=True)
         self.store = BlobStore(self.scratch / "blobs", durable=False)
-        tls = TLSFiles.from_folder(folder / "tls" / self.name)
-        self.channel = open_channel(f"127.0.0.1:{port}", tls, server_name="aggregator")
+        self.agent = agent_folder(folder, self.name)
+        if self.agent.exists():
+            self.channel = self._to_agent("trainer")
+        else:
+            tls = TLSFiles.from_folder(folder / "tls" / self.name)
+            self.channel = open_channel(f"127.0.0.1:{port}", tls, server_name="aggregator")
         self.stub = FederationStub(self.channel)
+
+    def _to_agent(self, role: str) -> grpc.aio.Channel:
+        target = f"127.0.0.1:{(self.agent / 'port').read_text()}"
+        return open_channel(target, TLSFiles.from_folder(self.agent / role), server_name="agent")
+
+    async def _consent(self) -> None:
+        """Have the agent take part in whatever is offered."""
+        policy = DatasetPolicy(
+            purposes=[PURPOSE],
+            algorithms=["*"],
+            networks=["*"],
+            min_sites=1,
+            require_secure_aggregation=False,
+        )
+        wishes = Configure(approval=Approval(mode="Automatic"), policy=policy)
+        async with self._to_agent("operator") as channel:
+            request = pb.DecideRequest(document=wishes.model_dump_json(by_alias=True).encode())
+            await AdminStub(channel).Decide(request, wait_for_ready=True, timeout=PATIENCE)
 
     async def run(self) -> None:
         """Follow instructions until the study is over."""
+        if self.agent.exists():
+            await self._consent()
         async with self.channel:
             offer = await self.stub.Offer(pb.OfferRequest(), wait_for_ready=True, timeout=PATIENCE)
             async for instruction in self.stub.Follow(pb.FollowRequest(plan_digest=offer.digest)):
@@ -102,6 +132,7 @@ class Site:
                     block += constant
                     yield block
 
+            self.store.lend(out, w.size)
             return write_blocks(out, shape, fill, metadata, durable=False)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from fedstudy.plan import StudyPlan
 from fedstudy_operator.pki import KeyPair, issue, make_authority
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DOMAIN, UID = "bench.example", "bench"
+DOMAIN, UID, PURPOSE = "bench.example", "bench", "DUO:0000007"
 
 
 def site(number: int) -> str:
@@ -40,6 +42,30 @@ def prepare(folder: Path, sites: int, rounds: int) -> None:
     (config / "study.json").write_text(study.model_dump_json(by_alias=True))
 
 
+def prepare_agents(folder: Path, sites: int) -> None:
+    """After `prepare`, and before the agents: what each needs to be enrolled, and `agents/<site>/port`, where it will listen."""
+    hospital = make_authority("hospital", 1)
+    for name in map(site, range(sites)):
+        inside = {
+            role: Identity(DOMAIN, "participant", name, role)
+            for role in (Role.AGENT, Role.TRAINER, Role.OPERATOR)
+        }
+        for role, who in inside.items():
+            server = role is Role.AGENT
+            names = ["agent"] if server else []
+            pair = issue(hospital, identity=who, dns_names=names, days=1, server=server, client=not server)
+            _write(agent_folder(folder, name) / role.value, pair, hospital)
+        shutil.copytree(folder / "tls" / name, agent_folder(folder, name) / "state" / "identity")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            (agent_folder(folder, name) / "port").write_text(str(probe.getsockname()[1]))
+
+
+def agent_folder(folder: Path, name: str) -> Path:
+    """Where a site's agent has its files."""
+    return folder / "agents" / name
+
+
 def _write(folder: Path, pair: KeyPair, authority: KeyPair) -> None:
     folder.mkdir(parents=True)
     (folder / "tls.crt").write_text(pair.certificate_pem)
@@ -53,7 +79,7 @@ def _plan(sites: int, rounds: int) -> StudyPlan:
         {
             "study": "bench",
             "uid": UID,
-            "purpose": "DUO:0000007",
+            "purpose": PURPOSE,
             "task": {
                 "type": "Classification",
                 "covariates": [{"name": "age"}, {"name": "kps"}],
@@ -87,6 +113,25 @@ def server_environment(folder: Path, out: Path, size: int, rounds: int) -> dict[
         BENCH_SIZE=str(size),
         BENCH_ROUNDS=str(rounds),
     )
+
+
+def agent_environment(folder: Path, number: int) -> dict[str, str]:
+    """What a site's agent is told, once the aggregator has its port; the certificate is there, so that it needs no invitation."""
+    here = agent_folder(folder, site(number))
+    return environment(
+        FEDSTUDY_LISTEN=f"127.0.0.1:{(here / 'port').read_text()}",
+        FEDSTUDY_TLS=str(here / Role.AGENT.value),
+        FEDSTUDY_UPSTREAM=f"127.0.0.1:{(folder / 'port').read_text()}",
+        FEDSTUDY_UPSTREAM_NAME="aggregator",
+        FEDSTUDY_INVITATION=str(folder / "tls" / site(number)),
+        FEDSTUDY_SITE=site(number),
+        FEDSTUDY_STATE=str(here / "state"),
+    )
+
+
+def agent_command() -> list[str]:
+    """The real agent."""
+    return [sys.executable, "-m", "fedstudy.agent"]
 
 
 def client_environment(folder: Path, size: int) -> dict[str, str]:

@@ -2,6 +2,10 @@
 
 A round: the server streams the model to each of K client processes, each streams as many bytes back, and the server adds
 every chunk to one float32 accumulator as it comes. No disk, no digest, no state: what a federation can at best reach.
+
+The durable limit is the same, but what a study must not lose is on disk before it is answered: each update is written to a
+file of its own and synced (fdatasync) before its client hears of it, and the sum likewise before the next round. Still no
+digest, no check, no state, and no fold in a fixed order.
 """
 
 from __future__ import annotations
@@ -32,14 +36,15 @@ def _read(folder: Path, name: str) -> tuple[bytes, bytes, bytes]:
 
 
 class _Server:
-    """K clients, one barrier a round."""
+    """K clients, one barrier a round; `spool` is where updates are made durable, None where they are not."""
 
-    def __init__(self, clients: int, size: int) -> None:
+    def __init__(self, clients: int, size: int, spool: Path | None) -> None:
+        self.spool = spool
         self.clients, self.size = clients, size
         self.model = np.ones(size // 4, dtype=np.float32)
         self.total = np.zeros(size // 4, dtype=np.float32)
         self.scratch = np.empty(CHUNK // 4, dtype=np.float32)
-        self.waiting = self.done = 0
+        self.waiting = self.begun = self.done = 0
         self.start, self.over = asyncio.Event(), asyncio.Event()
 
     async def down(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -57,22 +62,45 @@ class _Server:
     async def up(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
         """An update, added to the accumulator as it comes; the last one ends the round."""
         at, weight = 0, np.float32(1 / self.clients)
+        number, self.begun = self.begun % self.clients, self.begun + 1
+        file = _Durable(self.spool, f"update-{number}")
         async for data in requests:
+            file.write(data)
             part = np.frombuffer(data, dtype=np.float32)
             scratch = self.scratch[: part.size]
             np.multiply(part, weight, out=scratch)
             total = self.total[at : at + part.size]
             np.add(total, scratch, out=total)
             at += part.size
+        await file.finish()
         self.done += 1
         if self.done % self.clients == 0:
+            model = _Durable(self.spool, "model")
+            model.write(self.total)
+            await model.finish()
             print(time.monotonic(), flush=True)
         return b""
 
 
-async def serve(folder: Path, clients: int, size: int) -> None:
+class _Durable:
+    """A file that is on disk once it is finished; nothing where there is no folder for it."""
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self._file = (folder / name).open("wb", buffering=0) if folder is not None else None
+
+    def write(self, data: Any) -> None:
+        if self._file is not None:
+            self._file.write(data)
+
+    async def finish(self) -> None:
+        if self._file is not None:
+            await asyncio.to_thread(os.fdatasync, self._file.fileno())
+            self._file.close()
+
+
+async def serve(folder: Path, clients: int, size: int, *, durable: bool) -> None:
     """The server's process: prints its port, then the time at the end of each round, until it is ended."""
-    state = _Server(clients, size)
+    state = _Server(clients, size, folder if durable else None)
     server = grpc.aio.server(options=UNLIMITED)
     handlers = {
         "Down": grpc.unary_stream_rpc_method_handler(state.down),
@@ -105,16 +133,20 @@ async def _clients(folder: Path, first: int, last: int, port: int, rounds: int) 
             group.create_task(client(folder, site(number), port, rounds))
 
 
-def measure(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int) -> Measured:
+def measure(
+    folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int, *, durable: bool
+) -> Measured:
     """Rounds at the limit, after one that does not count; `<folder>/tls` is that of `deploy.prepare`.
 
     Args:
+        folder: on the disk that is to be measured.
         groups: first and last client of each process.
+        durable: what is received is made durable.
     """
     here = [sys.executable, "-m", "benchmarks.wire.limit"]
     clients = groups[-1][1] + 1
     with ExitStack() as stack:
-        argv = [*here, "serve", str(folder), str(clients), str(size)]
+        argv = [*here, "serve-durably" if durable else "serve", str(folder), str(clients), str(size)]
         server = subprocess.Popen(
             argv, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment()}
         )
@@ -136,7 +168,7 @@ def measure(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", place, count, size]:
-            asyncio.run(serve(Path(place), int(count), int(size)))
+        case ["serve" | "serve-durably" as how, place, count, size]:
+            asyncio.run(serve(Path(place), int(count), int(size), durable=how != "serve"))
         case ["client", place, first, last, port, rounds]:
             asyncio.run(_clients(Path(place), int(first), int(last), int(port), int(rounds)))

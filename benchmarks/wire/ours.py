@@ -29,20 +29,31 @@ class Ours:
         rounds: times.
         server: the aggregator's memory.
         client: that of the largest client process.
+        agent: that of the largest agent, where there are agents.
     """
 
     rounds: Measured
     server: Peak
     client: Peak
+    agent: Peak | None = None
 
 
-def run(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int, limit: float) -> Ours:
+def run(
+    folder: Path,
+    groups: Sequence[tuple[int, int]],
+    size: int,
+    rounds: int,
+    limit: float,
+    *,
+    agents: bool = False,
+) -> Ours:
     """Run the rounds and check the final model.
 
     Args:
         folder: an empty one, on the disk that is to be measured.
         groups: first and last site of each client process.
         limit: seconds after which the run has failed.
+        agents: whether a real agent stands between each site and the aggregator.
 
     Raises:
         RunFailedError: a process ended early, the time was over, or the model is wrong.
@@ -58,13 +69,14 @@ def run(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int,
             deploy.server_command(),
             deploy.server_environment(folder, out, size, rounds),
         )
+        between = _agents(stack, folder, server, sites) if agents else []
         environment = deploy.client_environment(folder, size)
         clients = [
             _spawn(stack, folder, f"client-{a}", deploy.client_command(a, b), environment) for a, b in groups
         ]
-        pids = [p.pid for p in (server, *clients)]
-        sampler = stack.enter_context(Sampler(pids))
-        used = _watch(out, rounds, [server, *clients], limit, folder)
+        processes = [server, *between, *clients]
+        sampler = stack.enter_context(Sampler([p.pid for p in processes]))
+        used = _watch(out, rounds, processes, limit, folder)
     marks = [json.loads(line)["t"] for line in (out / "marks.jsonl").read_text().splitlines()]
     flat = np.memmap(out / "final.f32", dtype=np.float32, mode="r")
     if flat.nbytes != size or (error := workload.worst_error(flat, 0, sites, rounds)) > 1:
@@ -74,8 +86,27 @@ def run(folder: Path, groups: Sequence[tuple[int, int]], size: int, rounds: int,
     return Ours(
         Measured([b - a for a, b in pairwise(marks)], used / rounds),
         sampler.peaks[server.pid],
-        max((sampler.peaks[c.pid] for c in clients), key=lambda peak: peak.anonymous),
+        _largest(sampler, clients),
+        _largest(sampler, between) if between else None,
     )
+
+
+def _largest(sampler: Sampler, processes: Sequence[subprocess.Popen[bytes]]) -> Peak:
+    return max((sampler.peaks[p.pid] for p in processes), key=lambda peak: peak.anonymous)
+
+
+def _agents(
+    stack: ExitStack, folder: Path, server: subprocess.Popen[bytes], sites: int
+) -> list[subprocess.Popen[bytes]]:
+    deploy.prepare_agents(folder, sites)
+    while not (folder / "port").exists():
+        if server.poll() is not None:
+            raise RunFailedError(f"The aggregator did not start: see the log in {folder}.")
+        time.sleep(0.02)
+    return [
+        _spawn(stack, folder, f"agent-{n}", deploy.agent_command(), deploy.agent_environment(folder, n))
+        for n in range(sites)
+    ]
 
 
 def _spawn(

@@ -15,6 +15,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -101,7 +102,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
     return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a file durably: all of it, or none.
 
     Raises:
@@ -177,14 +178,20 @@ class TensorFile:
         )
         return flat.reshape(info.shape)
 
-    def block(self, name: str, start: int, count: int) -> Array:
-        """Elements [start, start+count) of a flattened tensor, read rather than mapped: a fresh array.
+    def block(self, name: str, start: int, count: int, room: Array | None = None) -> Array:
+        """Elements [start, start+count) of a flattened tensor, read rather than mapped.
+
+        Args:
+            room: where to put them, where its dtype fits and it is large enough; else they are a fresh array, whose memory the
+                kernel has to clear first.
 
         Raises:
             UpdateError: the file has become shorter.
         """
         info = self.tensors[name]
-        array = np.empty(count, dtype=_DTYPES[info.dtype])
+        dtype = _DTYPES[info.dtype]
+        fits = room is not None and room.dtype == dtype and room.size >= count
+        array = room[:count] if room is not None and fits else np.empty(count, dtype=dtype)
         offset = self._payload + info.begin + start * array.itemsize
         if os.preadv(self._descriptor, [array.data], offset) != array.nbytes:
             raise UpdateError(f"{self.path.name} ends within tensor {name!r}.")
@@ -233,6 +240,18 @@ def parse_header(data: Any, size: int) -> tuple[int, dict[str, TensorInfo], dict
             f"The tensor file declares a header of {length} bytes; the file has {size}, the limit is {MAX_HEADER}."
         )
     text = bytes(data[8 : 8 + length])
+    tensors, metadata, end = _known(text) if len(text) <= _SHORT else _read(text)
+    if 8 + length + end != size:
+        raise UpdateError(f"The tensor file has {size} bytes; its header describes {8 + length + end}.")
+    return 8 + length, dict(tensors), dict(metadata)
+
+
+_SHORT = 1 << 16
+"""Bytes of a header whose meaning is kept: a model's is read for each answer, an answer's twice."""
+
+
+def _read(text: bytes) -> tuple[dict[str, TensorInfo], dict[str, str], int]:
+    """A header's tensors, its metadata, and where the payload ends."""
     if text.count(b"{") > MAX_TENSORS + 2 or text.count(b",") > 16 * MAX_TENSORS:
         raise UpdateError(f"The tensor file's header describes more than {MAX_TENSORS} tensors.")
     try:
@@ -252,9 +271,10 @@ def parse_header(data: Any, size: int) -> tuple[int, dict[str, TensorInfo], dict
                 f"Tensor {name!r} begins at byte {info.begin}, expected {end}: the payload has gaps or overlaps."
             )
         end = info.end
-    if 8 + length + end != size:
-        raise UpdateError(f"The tensor file has {size} bytes; its header describes {8 + length + end}.")
-    return 8 + length, tensors, metadata
+    return tensors, metadata, end
+
+
+_known = lru_cache(maxsize=64)(_read)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from fedstudy import __version__
 from fedstudy.errors import FedstudyError, ManifestError
-from fedstudy_operator import manifests
+from fedstudy_operator import cli_cluster, manifests
+from fedstudy_operator.commands.where import Where
 
 PATHS = click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 
@@ -27,6 +28,10 @@ def cli() -> None:
     fedstudy phantom OUT      make a cohort of phantom glioma patients with ready manifests
     fedstudy run OUT          train a model across its hospitals, here, on one machine
     fedstudy report RESULTS   write the report of a study
+
+    \b
+    On a cluster, also as `kubectl fedstudy …`:
+    status, plan, approve, invite, results, logs, suspend, resume, support-bundle
 
     Exit codes: 0 done, 1 a fault of fedstudy, 2 wrong words, 3 a manifest is wrong, 4 data do not fit, 5 plan,
     6 refused by policy or approval, 7 an update was refused, 8 a peer is out of reach, 9 a disk is full,
@@ -52,11 +57,16 @@ def validate(paths: tuple[Path, ...], as_json: bool) -> None:
 
 @cli.command("plan")
 @PATHS
-def show_plan(paths: tuple[Path, ...]) -> None:
-    """Print each study's plan as it runs on this machine: its digest, which hospitals approve, and its canonical JSON.
+@cli_cluster.cluster_options
+def show_plan(paths: tuple[Path, ...], where: Where) -> None:
+    """Print a plan: of manifests in PATHS as they run on this machine, or the one that is offered to a SiteParticipant.
 
-    The digest is the sha256 of exactly the printed JSON; write it in spec.approval.planDigest of a SiteParticipant.
+    Of files: the digest, which hospitals approve, and the canonical JSON; the digest is the sha256 of exactly that JSON. Of a SiteParticipant
+    of the cluster (a name that is no file): in words, what runs, on what, what leaves the hospital, and how it is approved.
     """
+    if len(paths) == 1 and not paths[0].exists() and len(paths[0].parts) == 1 and not paths[0].suffix:
+        cli_cluster.print_offered(str(paths[0]), where)
+        return
     from fedstudy_operator.local.plans import plan_of
     from fedstudy_operator.local.prepare import read_studies
 
@@ -202,6 +212,10 @@ def algorithms() -> None:
 
     for name in registry.names():
         click.echo(name)
+
+
+for _command in cli_cluster.COMMANDS:
+    cli.add_command(_command)
 
 
 def _assignment(word: str) -> tuple[str, Path]:

@@ -5,14 +5,14 @@ Objects are plain dictionaries in the form of the Kubernetes API (apiVersion, ki
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Object = dict[str, Any]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Key:
     """Which object: kind, namespace, name."""
 
@@ -44,6 +44,10 @@ class InvalidObjectError(Exception):
     """The cluster refuses the object; the message names the field."""
 
 
+class ForbiddenError(Exception):
+    """The cluster does not let us: a right is missing, or the namespace is being deleted; the message says which."""
+
+
 class Cluster(Protocol):
     """What a reconciler may do."""
 
@@ -57,8 +61,19 @@ class Cluster(Protocol):
         """Objects of a kind, of one or all namespaces, with all of these labels; in order of namespace and name."""
         ...
 
+    async def keys(self, kind: str) -> Sequence[Key]:
+        """Which objects of a kind are there, in all of our namespaces."""
+        ...
+
     async def apply(self, obj: Object, *, manager: str) -> Object:
         """Server-side apply, forced: create, or own exactly these fields. Nothing is written where nothing changes.
+
+        Raises InvalidObjectError.
+        """
+        ...
+
+    async def make(self, obj: Object, *, manager: str) -> None:
+        """Create an object that is written once, as a Job; one that is there stays as others have made it.
 
         Raises InvalidObjectError.
         """
@@ -71,6 +86,14 @@ class Cluster(Protocol):
     async def delete(self, key: Key, *, uid: str | None = None) -> None:
         """Delete in the background, with all that it owns; no error where it is gone already."""
         ...
+
+    async def warnings(self, obj: Object) -> Sequence[str]:
+        """What the cluster's own controllers complain of about an object, the latest last; empty where nobody does."""
+        ...
+
+
+class WatchedCluster(Cluster, Protocol):
+    """A cluster that tells of changes itself; in Kubernetes that is kopf's work."""
 
     def watch(self, kind: str) -> AsyncIterator[Event]:
         """All present objects as ADDED, then changes, for ever."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedstudy.wire.admin import AggregatorState, Phase, SiteState
+from fedstudy_operator.reconcile.words import main_metric
 
 _COLOURS = {
     "Training": "green",
@@ -126,14 +127,6 @@ def headline(view: StudyView, elapsed: float) -> str:
     if state.seconds_left is not None and state.phase not in (Phase.COMPLETE, Phase.FAILED):
         parts.append(f"about {duration(state.seconds_left)} left")
     return " · ".join(parts)
-
-
-def main_metric(metrics: dict[str, float]) -> tuple[str, float] | None:
-    """The metric that is shown first."""
-    for name in ("auc", "c_index", "accuracy", "log_loss"):
-        if name in metrics:
-            return name, metrics[name]
-    return None
 
 
 def site_cells(site: SiteState) -> list[str]:

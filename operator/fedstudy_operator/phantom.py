@@ -15,6 +15,8 @@ IMAGES = {"t1": "T1w", "t1gd": "ce-gadolinium_T1w", "t2": "T2w", "flair": "FLAIR
 COVARIATES: list[dict[str, Any]] = [{"name": "age"}, {"name": "sex", "categories": ["female", "male"]}]
 
 PURPOSE = "DUO:0000007"
+TRAINER = {"release": "Never", "threads": 1, "resources": {"requests": {"cpu": "250m", "memory": "768Mi"}}}
+"""What the demo's trainers ask for: four of them fit a laptop's cluster, and none is starved by what else runs there."""
 
 
 def write_phantom(
@@ -64,7 +66,7 @@ def write_manifests(folder: Path, sites: Sequence[str], *, task: str, algorithm:
         },
     }
     for site in sites:
-        objects = scaffold.hospital(site, name, dataset, policy, {"release": "Never", "threads": 1})
+        objects = scaffold.hospital(site, name, dataset, policy, TRAINER)
         comment = f"{site}: its data, what may be done with them, and its part in the study."
         written.append(scaffold.write(folder / f"{site}.yaml", objects, comment))
     return written
@@ -108,7 +110,7 @@ def _learning(algorithm: str, sites: int) -> dict[str, Any]:
         "model": {"network": {"name": "SmallCNN"}},
         "preprocessing": {"spacing": [4.5, 4.5, 4.5], "size": [36, 40, 36], "intensity": "ZScore"},
         "augmentation": {"flipProbability": 0.5, "intensityScale": 0.1, "intensityShift": 0.1, "dropImageProbability": 0.1},
-        "training": {"localEpochs": 1, "batchSize": 8, "optimizer": {"name": "AdamW", "learningRate": 0.002, "weightDecay": 0.01, "decay": 0.85}, "gradientClip": 1.0, "seed": 1},
+        "training": {"localEpochs": 1, "batchSize": 8, "optimizer": {"name": "AdamW", "learningRate": 0.001, "weightDecay": 0.01, "decay": 0.93}, "gradientClip": 1.0, "seed": 1},
         "federation": {"algorithm": {"name": algorithm}, "rounds": 20, "minSites": min(2, sites), "roundTimeoutSeconds": 600},
         "cohort": {"minCases": 5, "require": {"images": ["t1gd", "flair"]}},
     }  # fmt: skip

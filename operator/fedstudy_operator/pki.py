@@ -77,6 +77,13 @@ def issue(
     return KeyPair(_sign(authority, key.public_key(), identity, dns_names, days, usages), private_pem(key))
 
 
+def belong_together(pair: KeyPair) -> bool:
+    """Whether the key is the certificate's. Raises ValueError where one of them cannot be read."""
+    key = load_pem_private_key(pair.key_pem.encode(), password=None)
+    certificate = x509.load_pem_x509_certificate(pair.certificate_pem.encode())
+    return isinstance(key, ec.EllipticCurvePrivateKey) and certificate.public_key() == key.public_key()
+
+
 def sign_csr(authority: KeyPair, csr_pem: str, *, identity: Identity, days: float) -> str:
     """A client certificate for a request's public key; all else in the request is ignored.
 

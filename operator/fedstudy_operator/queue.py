@@ -38,6 +38,8 @@ class Schedule(Generic[K]):
     """Which keys are ready, at work, and put off. Times are seconds of any one clock."""
 
     ready: dict[K, None] = field(default_factory=dict)
+    patient: dict[K, None] = field(default_factory=dict)
+    """Ready too, but only taken when nothing else is."""
     working: set[K] = field(default_factory=set)
     again: set[K] = field(default_factory=set)
     later: dict[K, float] = field(default_factory=dict)
@@ -45,12 +47,15 @@ class Schedule(Generic[K]):
     _heap: list[tuple[float, int, K]] = field(default_factory=list)
     _count: int = 0
 
-    def add(self, key: K) -> None:
-        """The key is due now."""
+    def add(self, key: K, *, haste: bool = True) -> None:
+        """The key is due now; without haste, after those that are in haste."""
         if key in self.working:
             self.again.add(key)
-        else:
+        elif haste:
+            self.patient.pop(key, None)
             self.ready.setdefault(key)
+        elif key not in self.ready:
+            self.patient.setdefault(key)
 
     def add_at(self, key: K, when: float) -> None:
         """The key is due at a time, or earlier where that was asked for already."""
@@ -76,10 +81,11 @@ class Schedule(Generic[K]):
 
     def take(self) -> K | None:
         """The key that has been ready longest, now at work; None where there is none."""
-        if not self.ready:
+        waiting = self.ready or self.patient
+        if not waiting:
             return None
-        key = next(iter(self.ready))
-        del self.ready[key]
+        key = next(iter(waiting))
+        del waiting[key]
         self.later.pop(key, None)
         self.working.add(key)
         return key
@@ -101,6 +107,17 @@ Worker = Callable[[K], Awaitable[float | None]]
 """Works on a key; returns seconds after which to do so again, or None."""
 
 
+@dataclass(frozen=True)
+class Figures:
+    """A queue at one moment: keys, and seconds of the passes under way."""
+
+    ready: int
+    adds: int
+    retries: int
+    unfinished_seconds: float
+    longest_seconds: float
+
+
 class WorkQueue(Generic[K]):
     """A schedule with a clock and workers.
 
@@ -114,13 +131,25 @@ class WorkQueue(Generic[K]):
         self._backoff = backoff or Backoff()
         self._random = random.Random(seed)
         self._wake = asyncio.Event()
+        self._started: dict[K, float] = {}
+        self._adds = self._retries = 0
+
+    def figures(self) -> Figures:
+        """What is going on now; asked from within the loop."""
+        now = asyncio.get_running_loop().time()
+        since = [now - started for started in self._started.values()]
+        return Figures(self._waiting(), self._adds, self._retries, sum(since), max(since, default=0.0))
 
     def __len__(self) -> int:
-        return len(self._schedule.ready) + len(self._schedule.working)
+        return self._waiting() + len(self._schedule.working)
 
-    def add(self, key: K) -> None:
-        """The key is due now."""
-        self._schedule.add(key)
+    def _waiting(self) -> int:
+        return len(self._schedule.ready) + len(self._schedule.patient)
+
+    def add(self, key: K, *, haste: bool = True) -> None:
+        """The key is due now; without haste, after those that are in haste."""
+        self._adds += 1
+        self._schedule.add(key, haste=haste)
         self._wake.set()
 
     def add_after(self, key: K, seconds: float) -> None:
@@ -140,7 +169,7 @@ class WorkQueue(Generic[K]):
             due = self._schedule.advance(loop.time())
             key = self._schedule.take()
             if key is not None:
-                if self._schedule.ready:
+                if self._waiting():
                     self._wake.set()
                 return key
             self._wake.clear()
@@ -155,10 +184,12 @@ class WorkQueue(Generic[K]):
             key = await self._take()
             again: float | None = None
             failed = False
+            self._started[key] = asyncio.get_running_loop().time()
             try:
                 again = await worker(key)
             except Exception as error:
                 failed = True
+                self._retries += 1
                 log(
                     _logger,
                     logging.WARNING,
@@ -168,6 +199,7 @@ class WorkQueue(Generic[K]):
                 )
                 _logger.debug("traceback", exc_info=error)
             finally:
+                del self._started[key]
                 failures = self._schedule.done(key, failed=failed)
                 self._wake.set()
             if failed:

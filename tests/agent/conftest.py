@@ -98,6 +98,9 @@ class Hub(FederationServicer):
     follows: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     withheld: set[str] = field(default_factory=set)
+    days: float = 1
+    renewals: list[str] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)  # certificates that Offer was called with
 
     def __post_init__(self) -> None:
         self.blobs = BlobStore(self.folder / "hub-blobs")
@@ -109,7 +112,7 @@ class Hub(FederationServicer):
     async def start(self) -> None:
         rules = {
             f"/fedstudy.v1.Federation/{name}": frozenset({Role.SITE})
-            for name in ("Offer", "Follow", "Fetch", "Inquire", "Submit", "Report")
+            for name in ("Renew", "Offer", "Follow", "Fetch", "Inquire", "Submit", "Report")
         } | {"/fedstudy.v1.Federation/Enroll": frozenset({Role.INVITATION})}
         self._listener = await listen(
             f"127.0.0.1:{self.port}",
@@ -169,10 +172,19 @@ class Hub(FederationServicer):
             await abort(context, self.refuses)
         await until(lambda: self.accepts, "the enrolment is accepted")
         identity = Identity(DOMAIN, "study", "u-1", Role.SITE, peer(context).name.removeprefix("for-"))
+        signed = sign_csr(self.authority, request.csr_pem, identity=identity, days=self.days)
+        return pb.EnrollReply(certificate_pem=signed, authority_pem=self.authority.certificate_pem)
+
+    async def Renew(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollReply:
+        self.renewals.append(request.csr_pem)
+        if self.refuses:
+            await abort(context, self.refuses)
+        identity = Identity(DOMAIN, "study", "u-1", Role.SITE, peer(context).name)
         signed = sign_csr(self.authority, request.csr_pem, identity=identity, days=1)
         return pb.EnrollReply(certificate_pem=signed, authority_pem=self.authority.certificate_pem)
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferReply:
+        self.callers.append(context.auth_context()["x509_pem_cert"][0].decode())
         if self.revoked:
             await abort(context, RefusedError("This site is not invited any more."))
         return pb.OfferReply(plan=self.document or self.plan.canonical(), digest=self.plan.digest())
@@ -210,7 +222,7 @@ class Hub(FederationServicer):
                 raise RefusedError("Not wanted.")
             return Blob(header.digest, header.size)
 
-        header = await serve_submit(self.blobs, requests, context, expect=expect)
+        header = (await serve_submit(self.blobs, requests, context, expect=expect)).header
         self.answers[header.instruction_id] = Blob(header.digest, header.size)
         self.contributions[header.instruction_id] = header.contribution
         self.open_instructions.pop(header.instruction_id)

@@ -44,6 +44,18 @@ async def test_a_wrong_answer_stays_and_a_right_one_may_follow(
     assert [entry.what for entry in entries(world.ledger)] == ["enrolment", "presence", "failure", "answer"]
 
 
+async def test_an_evaluation_of_which_no_metrics_come_is_refused(world: World) -> None:
+    """What lacks a tensor discloses nothing, but the hospital's own metrics need it; found by `make fuzz`."""
+    async with world.agent(), world.trainer.following(world.hub.plan) as work:
+        await world.operator.configure()
+        world.hub.give("EVALUATE", 1, {"model": world.hub.blobs.add_tensors(world.model)})
+        instruction = await asyncio.wait_for(work.get(), 20)
+        with pytest.raises(UpdateError, match="No metrics come"):
+            await world.trainer.answer(instruction, {})
+        await world.until(lambda: "No metrics come" in world.state.failure)
+        assert world.hub.submissions == []
+
+
 async def test_an_answer_that_nobody_asked_for_is_refused(world: World) -> None:
     async with world.agent():
         await world.operator.configure()

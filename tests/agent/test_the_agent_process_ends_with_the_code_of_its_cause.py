@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import socket
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from fedstudy.agent.ledger import verify
+from fedstudy.descriptors import ENOUGH
 
 World = Any  # tests/agent/conftest.py
 
@@ -55,6 +57,17 @@ async def test_a_ledger_that_was_tampered_with_stops_the_agent(world: World, har
     code, lines = await end(await run(world.environment()))
     assert code == 6
     assert "ledger" in lines[-1]["event"]
+
+
+async def test_it_makes_room_for_connections(world: World) -> None:
+    """As the aggregator does: a shell's soft limit is less than what a hostile client may hold half open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    process = await run(world.environment())
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (256, hard))  # long before Python has begun
+    await world.operator.configure()
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE)[0] == min(ENOUGH, hard)
+    process.terminate()
+    await end(process)
 
 
 @pytest.mark.parametrize(("over", "expected"), [(False, 130), (True, 0)])

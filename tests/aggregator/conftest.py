@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from fedstudy.aggregator.state import Connected, Kind, Stage
 from fedstudy.measures import classification_statistics, cohort_statistics
 from fedstudy.plan import StudyPlan
 from fedstudy.wire.federation_pb2 import Contribution, SubmitHeader
+
+sys.path.insert(0, str(Path(__file__).parent))  # helpers by name
 
 SITES = ("hospital-a", "hospital-b", "hospital-c")
 SAMPLES = {"hospital-a": 40, "hospital-b": 20, "hospital-c": 10}

@@ -36,7 +36,7 @@ async def test_an_answer_is_refused_for_want_of_space_and_accepted_later(
         refused = 0
         with pytest.raises(NoSpaceError):
             for _ in range(300):  # free pages within the database last for a while
-                engine.record_refusal("somebody", "Offer", "x" * 300)
+                engine.store.note("Filled", text="x" * 300)
         for site in fedstudy_fakes.SITES:
             try:
                 await sites.answer(site)

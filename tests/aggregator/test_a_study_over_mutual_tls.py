@@ -32,7 +32,7 @@ from fedstudy.wire.admin import (
 )
 from fedstudy.wire.blobs import BlobStore
 from fedstudy.wire.channel import TLSFiles, open_channel
-from fedstudy.wire.credentials import make_key_and_csr
+from fedstudy.wire.credentials import certificate_identity, make_key_and_csr
 from fedstudy.wire.federation_pb2_grpc import AdminStub, FederationStub
 from fedstudy.wire.status import from_rpc_error
 from fedstudy.wire.transfer import fetch, submit
@@ -137,7 +137,7 @@ async def accept_all(hub: Hub, count: int) -> None:
     """The operator's part: sign what waits."""
     state = await watch(hub, lambda s: len(s.pending) >= count)
     for entry in state.pending:
-        site = entry.invitation.removeprefix("inv-")
+        site = entry.renews or entry.invitation.removeprefix("inv-")
         certificate = sign_csr(
             hub.authority, entry.csr_pem, identity=Identity(DOMAIN, "study", UID, Role.SITE, site), days=1
         )
@@ -287,3 +287,56 @@ async def test_a_newer_stream_ends_the_older_and_a_removed_site_is_cut(
             assert await refused(stub.Offer(pb.OfferRequest()))
         state = await watch(hub, lambda s: not s.sites[0].connected)
         assert (state.sites[0].name, state.sites[0].state) == ("hospital-a", "Revoked")
+
+
+async def test_a_site_renews_its_certificate_and_a_removed_one_does_not(
+    tmp_path: Path, fedstudy_fakes: Any
+) -> None:
+    async with running(tmp_path, fedstudy_fakes.plan_of(), ("hospital-a", "hospital-b")) as hub:
+        async with asyncio.TaskGroup() as group:
+            enrolling = group.create_task(enrolled(hub, "hospital-a"))
+            await accept_all(hub, 1)
+        csr = make_key_and_csr()[1]
+        async with hub.channel(enrolling.result()) as channel, asyncio.TaskGroup() as group:
+            stub = FederationStub(channel)
+            stream = stub.Follow(pb.FollowRequest(plan_digest=hub.plan.digest()))
+            await watch(hub, lambda s: s.sites[0].connected)
+            renewing = group.create_task(call(stub.Renew(pb.EnrollRequest(csr_pem=csr))))
+            state = await watch(hub, lambda s: bool(s.pending))
+            assert [(p.renews, p.csr_pem) for p in state.pending] == [("hospital-a", csr)]
+            await accept_all(hub, 1)
+            reply = await renewing
+            assert certificate_identity(reply.certificate_pem).name == "hospital-a"
+            again = await stub.Renew(pb.EnrollRequest(csr_pem=csr))  # its reply was lost
+            assert again == reply
+            assert not (await watch(hub, lambda s: True)).pending
+            assert not stream.done()
+            await decide(hub, SetSites(sites=["hospital-b"]))
+            assert "no longer" in await refused(stub.Renew(pb.EnrollRequest(csr_pem=csr)))
+            with pytest.raises(grpc.aio.AioRpcError):  # and its open stream is cut
+                async for _ in stream:
+                    pass
+
+
+async def test_a_refused_renewal_may_be_asked_again(tmp_path: Path, fedstudy_fakes: Any) -> None:
+    async with running(tmp_path, fedstudy_fakes.plan_of(), ("hospital-a",)) as hub:
+        csr = make_key_and_csr()[1]
+        async with hub.channel(hub.issued(Role.SITE, "hospital-a")) as channel, asyncio.TaskGroup() as group:
+            stub = FederationStub(channel)
+            first_try = group.create_task(refused(stub.Renew(pb.EnrollRequest(csr_pem=csr))))
+            [entry] = (await watch(hub, lambda s: bool(s.pending))).pending
+            named = {"invitation": entry.invitation, "key_fingerprint": entry.key_fingerprint}
+            await decide(hub, RefuseEnrolment(**named, reason="not this key"))
+            assert "not this key" in await first_try
+            renewing = group.create_task(call(stub.Renew(pb.EnrollRequest(csr_pem=csr))))
+            await accept_all(hub, 1)
+            assert certificate_identity((await renewing).certificate_pem).name == "hospital-a"
+
+
+async def test_an_invitation_renews_nothing(tmp_path: Path, fedstudy_fakes: Any) -> None:
+    async with (
+        running(tmp_path, fedstudy_fakes.plan_of(), ("hospital-a",)) as hub,
+        hub.channel(hub.issued(Role.INVITATION, "inv-hospital-a")) as channel,
+    ):
+        request = pb.EnrollRequest(csr_pem=make_key_and_csr()[1])
+        assert await refused(FederationStub(channel).Renew(request))

@@ -61,6 +61,50 @@ def test_fedavg_is_the_weighted_mean(
     assert blob == tensors.digest_file(tmp_path / "out")
 
 
+SMALL = {
+    **MODEL,
+    **{f"{at}.{part}": np.zeros(n, dtype=np.float32) for at in "acx" for part, n in (("b", 3), ("w", 50))},
+    "b.count": np.zeros(4, dtype=np.int64),
+    "empty": np.zeros(0, dtype=np.float32),
+}
+"""A network of small tensors: some lie side by side, others are kept apart by a constant or by another dtype."""
+
+TRAINED = sorted(name for name in SMALL if not name.startswith("constant."))
+
+
+def test_neighbours_are_read_as_one_where_they_lie_side_by_side_in_all_files(tmp_path: Path) -> None:
+    tensors.write(tmp_path / "model", SMALL)
+    tensors.write(tmp_path / "sent", {name: SMALL[name] for name in TRAINED})
+    with TensorFile(tmp_path / "model") as model, TensorFile(tmp_path / "sent") as sent:
+        apart = ["constant.covariate.mean"]
+        assert blocks.runs([model, sent], TRAINED, apart) == {
+            "a.b": 53, "b.count": 4, "bias": 83, "empty": 3053
+        }  # fmt: skip
+        assert blocks.runs([sent], TRAINED) == {"a.b": 53, "b.count": 4, "bias": 3136}
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 20])
+def test_tensors_that_are_folded_as_one_give_the_bits_of_each_alone(
+    tmp_path: Path, fedstudy_fakes: Any, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", block)
+    random, weights, updates = np.random.default_rng(3), (0.7, 0.3), list[Update]()
+    for k, weight in enumerate(weights):
+        changed = {n: (9 * random.normal(size=SMALL[n].shape)).astype(SMALL[n].dtype) for n in TRAINED}
+        tensors.write(tmp_path / str(k), changed)
+        updates.append(Update(f"s{k}", TensorFile(tmp_path / str(k)), weight, Share(f"s{k}", 10, 0)))
+    tensors.write(tmp_path / "model", SMALL)
+    with TensorFile(tmp_path / "model") as model:
+        algorithm(fedstudy_fakes.plan_of()).fold(model, updates, tmp_path / "out")
+    folded = tensors.read(tmp_path / "out")
+    for name in TRAINED:
+        mean = np.zeros(SMALL[name].shape)
+        for update in updates:
+            mean += update.weight * update.tensors.array(name).astype(np.float64)
+        assert (folded[name] == mean.astype(SMALL[name].dtype)).all(), name
+    assert (tmp_path / "out").read_bytes() == tensors.encode(folded)
+
+
 def test_a_server_learning_rate_goes_part_of_the_way(tmp_path: Path, fedstudy_fakes: Any) -> None:
     plan = fedstudy_fakes.plan_of(algorithm={"name": "FedAvg", "parameters": {"server_learning_rate": 0.5}})
     tensors.write(tmp_path / "model", MODEL)

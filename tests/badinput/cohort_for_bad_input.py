@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fedstudy_operator.local.processes import start_time
 
 SITES = ("east", "north", "south")
 _VERSION = "fedstudy.io/v1alpha1"
@@ -192,8 +194,8 @@ def started(*words: object, prefix: Sequence[str] = ()) -> Iterator[Run]:
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
-def processes(folder: Path, component: str = "") -> dict[int, str]:
-    """Processes of this machine that work in a folder, by pid; only those of a component where one is named."""
+def processes(folder: Path) -> dict[int, str]:
+    """Processes of this machine that work in a folder, by pid."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -203,17 +205,17 @@ def processes(folder: Path, component: str = "") -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         mine = f"={folder}/" in environment
-        if mine and not zombie and component in words and "fedstudy" in words:
+        if mine and not zombie and "fedstudy" in words:
             found[int(entry.name)] = words
     return found
 
 
 def trainer_of(folder: Path, site: str) -> int | None:
     """The process of a site's trainer that trains, if there is one."""
-    for pid, words in processes(folder, "fedstudy_trainer").items():
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-        if " run" in words and f"FEDSTUDY_SITE={site}\0".encode() in environment:
-            return pid
+    for record in (folder / "results" / "state" / "processes").glob(f"{site}.*-trainer-*.json"):
+        with suppress(FileNotFoundError, ValueError):  # ended, or being written
+            pid = int(json.loads(record.read_text())["pid"])
+            return pid if start_time(pid) else None
     return None
 
 

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slow
 
 
 def _cohort(folder: Path, deadline: int) -> Cohort:
-    c = cohort(folder, rounds=12)
-    c.study["training"] = {"localSteps": 2000, "optimizer": {"learningRate": 0.1}}
+    c = cohort(folder, rounds=5)
+    c.study["training"] = {"localSteps": 1000, "optimizer": {"learningRate": 0.1}}
     c.study["federation"]["roundTimeoutSeconds"] = deadline
     c.write()
     return c

@@ -18,6 +18,7 @@ def _spoil_tables(c: Cohort) -> None:
         del row["idh"]
 
 
+@pytest.mark.slow
 def test_too_few_sites_with_fitting_data_end_the_run_and_mended_data_go_on(tmp_path: Path) -> None:
     c = cohort(tmp_path / "c")
     _spoil_tables(c)

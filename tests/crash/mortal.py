@@ -155,10 +155,18 @@ class Nursery:
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path, name: str) -> None:
         self._process, self._folder, self._name, self._born = process, folder, name, 0
-        self._last: Living | None = None
+        self._birth: asyncio.Task[Living] | None = None
 
     async def start(self, environment: Mapping[str, str], kill: Kill = Kill()) -> Living:
-        """Start one; the one before must have ended."""
+        """Start one; one before it that nobody has ended is killed first.
+
+        A caller that is cancelled meanwhile leaves a process behind, which the next start or the close ends.
+        """
+        await self._end_the_last()
+        self._birth = asyncio.create_task(self._bear(environment, kill))
+        return await asyncio.shield(self._birth)
+
+    async def _bear(self, environment: Mapping[str, str], kill: Kill) -> Living:
         self._born += 1
         counter = self._folder / f"{self._name}-{self._born}.count"
         job = {
@@ -170,8 +178,7 @@ class Nursery:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job).encode() + b"\n")
         pid = int(await self._line())
-        self._last = Living(pid, asyncio.create_task(self._end()), counter)
-        return self._last
+        return Living(pid, asyncio.create_task(self._end()), counter)
 
     async def _end(self) -> int:
         return int(await self._line())
@@ -180,19 +187,34 @@ class Nursery:
         assert self._process.stdout is not None
         return await self._process.stdout.readline()
 
+    async def latest(self) -> Living:
+        """The one that was started last, also by a caller that was cancelled."""
+        assert self._birth is not None
+        return await self._birth
+
+    async def _end_the_last(self) -> None:
+        if self._birth is not None:
+            last = await self.latest()
+            last.signal(signal.SIGKILL)
+            await last.ended
+
     async def close(self) -> None:
         """End what still runs."""
-        if self._last is not None and not self._last.ended.done():
-            self._last.signal(signal.SIGKILL)
-            await self._last.ended
+        await self._end_the_last()
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
 
 
 @asynccontextmanager
-async def nursery(module: str, folder: Path, name: str = "") -> AsyncIterator[Nursery]:
-    """Where processes of a module are born; logs and counters go into the folder."""
+async def nursery(
+    module: str, folder: Path, name: str = "", environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Nursery]:
+    """Where processes of a module are born; logs and counters go into the folder.
+
+    Args:
+        environment: what the module is to find already when it is imported.
+    """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - a folder of the test's own
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -200,7 +222,7 @@ async def nursery(module: str, folder: Path, name: str = "") -> AsyncIterator[Nu
         module,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
     )
     born = Nursery(process, folder, name or module.rpartition(".")[2])
     try:

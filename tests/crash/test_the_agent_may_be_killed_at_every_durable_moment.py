@@ -78,6 +78,7 @@ class Hospital:
                 self.killed, self.where = True, f"{self.kill}: {process.latest}"
                 process = await self.born.start(self.environment)
         finally:
+            process = await self.born.latest()  # a start may have been cancelled before it told us
             process.signal(signal.SIGTERM)
             await asyncio.wait({process.ended}, timeout=20)
             assert process.ended.done(), f"it does not stop; {self.where}"
@@ -109,8 +110,8 @@ async def test_killed_at_every_eighth_commit(world: World) -> None:
 
 
 @pytest.mark.slow
-async def test_killed_after_every_commit(world: World) -> None:
-    assert await kill_everywhere(world, after=True, files=False) > 20
+async def test_killed_after_every_commit_and_every_change_of_a_file(world: World) -> None:
+    assert await kill_everywhere(world, after=True, files=True) > 30
 
 
 @pytest.mark.slow

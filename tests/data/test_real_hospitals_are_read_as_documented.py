@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 import helpers_for_data as h
 import numpy as np
 import pytest
+from tests.required import lacking
 
 from fedstudy.errors import DataError
 from fedstudy_trainer.data.config import DatasetConfig
@@ -45,8 +45,7 @@ def hospital(name: str) -> str:
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     if not REAL.exists():
-        reason = f"{REAL.name} is not here: it is a download beside the repository, shared/realdata"
-        pytest.fail(reason) if os.environ.get("FEDSTUDY_REQUIRE_ALL") == "1" else pytest.skip(reason)
+        lacking(f"{REAL.name} is not here: it is a download beside the repository, shared/realdata")
     rows: dict[str, list[dict[str, str]]] = {}
     with REAL.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):

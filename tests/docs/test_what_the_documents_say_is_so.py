@@ -38,12 +38,14 @@ def anchors(document: Path) -> set[str]:
 
 
 def commands(document: Path) -> Iterator[list[str]]:
-    """The words of every `fedstudy …` in a document: lines of shell blocks, and code within the text."""
+    """The words of every `fedstudy …` and `kubectl fedstudy …` in a document: lines of shell blocks, and code within the text."""
     text = document.read_text(encoding="utf-8")
     lines = [line for block in blocks(document, "bash") for line in block.splitlines()]
     spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
     for line in [*lines, *spans]:
         words = shlex.split(line, comments=True) if line.count("'") % 2 == 0 else line.split()
+        if words[:1] == ["kubectl"]:  # the plugin
+            words = words[1:]
         if len(words) > 1 and words[0].removeprefix(".venv/bin/") == "fedstudy":
             yield words[1:]
 

@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.admin import STATE
 from fedstudy.wire.channel import MAX_MESSAGE, TLSFiles, listen, open_channel
 from fedstudy.wire.federation_pb2_grpc import add_AdminServicer_to_server, add_FederationServicer_to_server
+from fedstudy.wire.transfer import OFFSET_KEY
 from fedstudy_operator.pki import KeyPair, issue, make_authority
 
 DOMAIN, UID, ATTACKER = "hub.example", "study-1", "hospital-a"
@@ -90,6 +91,24 @@ class Caller:
         for _ in range(_TRIES):
             try:
                 reply: bytes = await self._upload(method, as_it_is, as_it_is)(stream(), timeout=SECONDS)
+                return reply
+            except grpc.aio.AioRpcError as error:
+                if error.details() != _LOST:
+                    raise
+        raise AssertionError(f"the status was lost {_TRIES} times")
+
+    async def upload_in_turn(self, method: str, header: bytes, rest: Callable[[int], bytes]) -> bytes:
+        """As an agent does it: nothing after the header before the server has said at which byte to begin."""
+        for _ in range(_TRIES):
+            call = self._upload(method, as_it_is, as_it_is)(timeout=SECONDS)
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call's end says why
+                await call.write(header)
+                begin = dict(await call.initial_metadata() or ()).get(OFFSET_KEY)
+                if begin is not None:
+                    await call.write(rest(int(begin)))
+                    await call.done_writing()
+            try:
+                reply: bytes = await call
                 return reply
             except grpc.aio.AioRpcError as error:
                 if error.details() != _LOST:

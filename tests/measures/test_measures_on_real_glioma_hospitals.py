@@ -5,7 +5,6 @@ The data are those of TCGA (see shared/realdata/README.md); they are not part of
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from lifelines import KaplanMeierFitter
 from lifelines.utils import concordance_index
 from sklearn.metrics import roc_auc_score
+from tests.required import lacking
 
 from fedstudy.measures import (
     classification_metrics,
@@ -33,10 +33,7 @@ def glioma() -> pd.DataFrame:
         file = folder / "shared" / "realdata" / "tcga-glioma" / "tcga_glioma_clinical.csv"
         if file.is_file():
             return pd.read_csv(file)
-    reason = "the TCGA glioma table (shared/realdata/tcga-glioma) is not beside this checkout"
-    if os.environ.get("FEDSTUDY_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking("the TCGA glioma table (shared/realdata/tcga-glioma) is not beside this checkout")
 
 
 def _hospitals(table: pd.DataFrame) -> list[np.ndarray]:

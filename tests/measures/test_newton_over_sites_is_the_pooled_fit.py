@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from lifelines import CoxPHFitter
 from lifelines.datasets import load_lung
 from sklearn.linear_model import LogisticRegression
+from tests.required import lacking
 
 from fedstudy.measures import Fit, cox_terms, fit, logistic_terms, newton_step, total
 
@@ -23,10 +23,7 @@ def _glioma() -> pd.DataFrame:
         table = folder / "shared" / "realdata" / "tcga-glioma" / "tcga_glioma_clinical.csv"
         if table.is_file():
             return pd.read_csv(table)
-    reason = "the TCGA glioma table (shared/realdata/tcga-glioma) is not beside this checkout"
-    if os.environ.get("FEDSTUDY_REQUIRE_ALL") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking("the TCGA glioma table (shared/realdata/tcga-glioma) is not beside this checkout")
 
 
 def _fit_by_site(table: pd.DataFrame, covariates: list[str], time: str, event: str, site: str) -> Fit:

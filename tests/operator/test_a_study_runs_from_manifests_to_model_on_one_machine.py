@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from fedstudy.wire.admin import AggregatorState, Phase
 from fedstudy_operator.cluster import Key, Object
+from fedstudy_operator.local.forks import Forks, trainers
 from fedstudy_operator.local.kubelet import Kubelet
 from fedstudy_operator.local.processes import start_time
 from fedstudy_operator.local.runner import LocalOperator
@@ -95,10 +97,16 @@ async def wait_for(cluster: LocalCluster, operator: LocalOperator, kind: str, se
     raise AssertionError
 
 
-async def test_a_study_completes_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.fixture
+async def forks(tmp_path: Path) -> AsyncIterator[Forks]:
+    async with trainers(tmp_path / "logs", images=False) as made:
+        yield made
+
+
+async def test_a_study_completes_and_leaves_no_process(tmp_path: Path, forks: Forks) -> None:
     cluster = LocalCluster()
     claims = {(site, "table"): table(tmp_path / site, seed) for seed, site in enumerate(SITES)}
-    kubelet = Kubelet(cluster, tmp_path / "state", logs=tmp_path / "logs", claims=claims)
+    kubelet = Kubelet(cluster, tmp_path / "state", logs=tmp_path / "logs", claims=claims, forks=forks)
     async with LocalOperator(cluster, kubelet) as operator:
         for obj in manifests(rounds=2):
             await cluster.apply(obj, manager="user")
@@ -114,10 +122,10 @@ async def test_a_study_completes_and_leaves_no_process(tmp_path: Path) -> None:
     assert kubelet.peak_total > 0
 
 
-async def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+async def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, forks: Forks) -> None:
     claims = {(site, "table"): table(tmp_path / site, seed) for seed, site in enumerate(SITES)}
     first = LocalCluster()
-    kubelet = Kubelet(first, tmp_path / "state", logs=tmp_path / "logs", claims=claims)
+    kubelet = Kubelet(first, tmp_path / "state", logs=tmp_path / "logs", claims=claims, forks=forks)
     async with LocalOperator(first, kubelet) as operator:
         for obj in manifests(rounds=6):
             await first.apply(obj, manager="user")
@@ -125,20 +133,21 @@ async def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> No
     first.save(tmp_path / "state" / "cluster")
     second = LocalCluster()
     second.load(tmp_path / "state" / "cluster")
-    kubelet = Kubelet(second, tmp_path / "state", logs=tmp_path / "logs", claims=claims)
+    kubelet = Kubelet(second, tmp_path / "state", logs=tmp_path / "logs", claims=claims, forks=forks)
     async with LocalOperator(second, kubelet) as operator:
         done = await wait_for(second, operator, "Complete")
     assert done["status"]["round"]["completed"] == 6
     assert done["status"]["planDigest"] == (await first.get(STUDY))["status"]["planDigest"]
 
 
-async def test_killing_any_process_at_any_time_gives_the_same_bits(tmp_path: Path) -> None:
+async def test_killing_any_process_at_any_time_gives_the_same_bits(tmp_path: Path, forks: Forks) -> None:
     claims = {(site, "table"): table(tmp_path / site, seed) for seed, site in enumerate(SITES)}
     digests = []
     for victims in ((), ("aggregator", "agent", "trainer", "agent", "aggregator")):
         cluster = LocalCluster(uid=lambda obj: f"uid-{obj['metadata']['namespace']}-{obj['kind'].lower()}")
         folder = tmp_path / f"kills-{len(victims)}"
-        kubelet = Kubelet(cluster, folder / "state", logs=folder / "logs", claims=claims)
+        starter = forks if victims else None  # a fork gives the bits of a process that was started as usual
+        kubelet = Kubelet(cluster, folder / "state", logs=folder / "logs", claims=claims, forks=starter)
         async with LocalOperator(cluster, kubelet) as operator:
             for obj in manifests(rounds=30):
                 await cluster.apply(obj, manager="user")
@@ -157,10 +166,12 @@ async def test_killing_any_process_at_any_time_gives_the_same_bits(tmp_path: Pat
     assert digests[0] == digests[1]
 
 
-async def test_a_trainer_that_gives_its_place_back_between_rounds_comes_back_for_each(tmp_path: Path) -> None:
+async def test_a_trainer_that_gives_its_place_back_between_rounds_comes_back_for_each(
+    tmp_path: Path, forks: Forks
+) -> None:
     claims = {(site, "table"): table(tmp_path / site, seed) for seed, site in enumerate(SITES)}
     cluster = LocalCluster()
-    kubelet = Kubelet(cluster, tmp_path / "state", logs=tmp_path / "logs", claims=claims)
+    kubelet = Kubelet(cluster, tmp_path / "state", logs=tmp_path / "logs", claims=claims, forks=forks)
     async with LocalOperator(cluster, kubelet) as operator:
         for obj in manifests(rounds=2, release="BetweenRounds"):
             await cluster.apply(obj, manager="user")

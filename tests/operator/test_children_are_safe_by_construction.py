@@ -15,6 +15,8 @@ from fedstudy_operator.children.common import Settings, child_name
 from fedstudy_operator.cluster import Object
 
 SETTINGS = Settings()
+IN_A_POD = Settings(metrics_port=9090)
+NODES_OWN_DNS = "169.254.20.10/32"
 
 
 def a_study(**spec: Any) -> FederatedStudy:
@@ -75,13 +77,22 @@ def jobs(**trainer_spec: Any) -> list[Object]:
     ]
 
 
-def workloads() -> list[Object]:
-    s = a_study()
+def workloads(settings: Settings = SETTINGS) -> list[Object]:
+    s, p, d = a_study(aggregator={"image": "ghcr.io/x/hub:1"}), a_participant(), a_dataset()
     return [
-        study.aggregator(s, s.plan(), SETTINGS),
-        participant.agent(a_participant(), "glioma-aggregator.hub.svc:443", "aggregator", SETTINGS),
-        *jobs(),
+        study.aggregator(s, s.plan(), settings),
+        participant.agent(p, "glioma-aggregator.hub.svc:443", "aggregator", settings),
+        trainer.preflight(p, d, digest="sha256:0", image="quay.io/x/trainer@sha256:1", settings=settings),
+        trainer.trainer(p, d, work="w", attempt=0, image="quay.io/x/trainer@sha256:1", settings=settings),
     ]
+
+
+def pod_of(workload: Object) -> Object:
+    return dict(workload["spec"]["template"]["spec"])
+
+
+def volume(workload: Object, name: str) -> Object:
+    return next(v for v in pod_of(workload)["volumes"] if v["name"] == name)
 
 
 @pytest.mark.parametrize("workload", workloads(), ids=lambda w: w["metadata"]["name"])
@@ -89,6 +100,9 @@ def test_every_pod_is_restricted_and_has_no_token(workload: Object) -> None:
     spec = workload["spec"]["template"]["spec"]
     assert spec["automountServiceAccountToken"] is False
     assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 65532
+    assert not set(spec) & {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"}
+    assert not any("hostPath" in v for v in spec["volumes"])
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (container,) = spec["containers"]
     assert container["securityContext"] == {
@@ -124,15 +138,29 @@ def test_what_the_hospital_says_of_trainers_reaches_the_pod() -> None:
         nodeSelector={"gpu": "a100"},
         tolerations=[{"key": "gpu", "operator": "Exists"}],
         runtimeClassName="nvidia",
+        priorityClassName="low",
+        schedulerName="volcano",
+        sharedMemory="2Gi",
+        supplementalGroups=[4000],
+        imagePullSecrets=["harbor"],
+        scratch={"sizeLimit": "50Gi"},
         queueName="research",
         release="Never",
         threads=4,
     )[1]
     spec = job["spec"]["template"]["spec"]
-    assert spec["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": "1", "memory": "8Gi"}}
+    assert spec["containers"][0]["resources"] == {
+        "requests": {"nvidia.com/gpu": "1"},
+        "limits": {"nvidia.com/gpu": "1", "memory": "8Gi"},
+    }
     assert spec["nodeSelector"] == {"gpu": "a100"}
     assert spec["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
-    assert spec["runtimeClassName"] == "nvidia"
+    assert (spec["runtimeClassName"], spec["priorityClassName"]) == ("nvidia", "low")
+    assert spec["schedulerName"] == "volcano"
+    assert spec["securityContext"]["supplementalGroups"] == [4000]
+    assert spec["imagePullSecrets"] == [{"name": "harbor"}]
+    assert volume(job, "shm")["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
+    assert volume(job, "scratch")["emptyDir"] == {"sizeLimit": "50Gi"}
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
     assert job["spec"]["suspend"] is True
     environment = {e["name"]: e["value"] for e in spec["containers"][0]["env"]}
@@ -145,11 +173,14 @@ def test_a_trainer_reaches_its_agent_and_nobody_reaches_a_trainer() -> None:
     assert policy["ingress"] == []
     to_agent = policy["egress"][1]
     assert to_agent["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "agent"
-    assert all("to" in rule or {p["port"] for p in rule["ports"]} == {53} for rule in policy["egress"])
+    for rule in policy["egress"]:
+        assert rule["to"], "anywhere is too far"
+        assert rule["ports"]
+        assert all(peer.get("ipBlock", {}).get("cidr") in (None, NODES_OWN_DNS) for peer in rule["to"])
 
 
 def test_an_aggregator_calls_nobody() -> None:
-    policy = study.network_policy(a_study())["spec"]
+    policy = study.network_policy(a_study(), SETTINGS)["spec"]
     assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])
 
 
@@ -158,7 +189,7 @@ def test_every_child_belongs_to_its_resource_and_says_what_it_is() -> None:
     children = [
         study.configuration(s, s.plan(), SETTINGS),
         study.service(s),
-        study.network_policy(s),
+        study.network_policy(s, SETTINGS),
         study.disruption_budget(s),
         *workloads(),
     ]

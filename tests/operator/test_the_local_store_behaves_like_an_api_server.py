@@ -188,3 +188,15 @@ _values = st.recursive(
 @given(st.dictionaries(_names | st.sampled_from(["conditions", "env"]), _values, max_size=4))
 def test_flattening_loses_nothing(obj: dict[str, Any]) -> None:
     assert unflatten(flatten(obj)) == obj
+
+
+async def test_what_is_made_once_stays_as_others_have_changed_it() -> None:
+    cluster = LocalCluster()
+    job = {
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "trainer", "namespace": "a"},
+        "spec": {"suspend": True},
+    }  # fmt: skip
+    await cluster.make(job, manager="operator")
+    await cluster.apply({**job, "spec": {"suspend": False}}, manager="kueue")
+    await cluster.make(job, manager="operator")
+    assert (await cluster.get(Key("Job", "a", "trainer")))["spec"]["suspend"] is False

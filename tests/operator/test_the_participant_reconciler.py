@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from fedstudy.agent.presence import SILENT_SECONDS
 from fedstudy.wire.admin import AgentState, Configure, DatasetProfile, LabelCount
 from fedstudy_operator.api import Reason
 from fedstudy_operator.api.participant import Release
@@ -16,7 +18,12 @@ from fedstudy_operator.local.store import LocalCluster
 from fedstudy_operator.reconcile.admin import AnyDecision, AnyState, Endpoint
 from fedstudy_operator.reconcile.causes import last_words
 from fedstudy_operator.reconcile.dataset import DatasetReconciler
-from fedstudy_operator.reconcile.participant import ParticipantReconciler, plan_jobs
+from fedstudy_operator.reconcile.participant import (
+    ATTEMPT,
+    UNINVITED_SECONDS,
+    ParticipantReconciler,
+    plan_jobs,
+)
 from fedstudy_operator.reconcile.study import StudyReconciler
 
 STUDY = Key("FederatedStudy", "hub", "glioma")
@@ -119,6 +126,11 @@ class Hospital:
         ended = {"conditions": [{"type": kind, "status": "True", "reason": "X"}]}
         await self.cluster.patch_status(key, ended, manager="kubelet")
 
+    def silence(self, since: str) -> None:
+        """The trainer has not spoken since, says the agent."""
+        state, change = self.peers.states[KEY], {"trainer_last_seen": since, "trainer_silent": True}
+        self.peers.states[KEY] = state.model_copy(update=change)
+
     async def ready_to_train(self, **fields: Any) -> None:
         """The preflight has succeeded, and the plan is approved."""
         self.says()
@@ -156,8 +168,16 @@ async def test_a_participant_gets_its_agent_and_the_invitation_of_the_same_clust
     agent = await hospital.cluster.get(Key("StatefulSet", "north", "glioma-agent"))
     environment = {e["name"]: e["value"] for e in agent["spec"]["template"]["spec"]["containers"][0]["env"]}
     assert environment["FEDSTUDY_UPSTREAM"] == "glioma-aggregator.hub.svc:443"
-    assert hospital.peers.endpoints[KEY].address == "glioma-agent.north.svc:8443"
     assert condition(await hospital.step(), "Ready") == ("Unknown", Reason.PROVISIONING)
+
+
+async def test_an_agent_is_dialled_once_its_pod_is_ready_and_not_before(hospital: Hospital) -> None:
+    await hospital.set_up()
+    assert hospital.peers.endpoints == {}
+    agent = Key("StatefulSet", "north", "glioma-agent")
+    await hospital.cluster.patch_status(agent, {"readyReplicas": 1}, manager="kubelet")
+    await hospital.step()
+    assert hospital.peers.endpoints[KEY].address == "glioma-agent.north.svc:8443"
 
 
 async def test_a_second_pass_writes_nothing(hospital: Hospital) -> None:
@@ -177,6 +197,14 @@ async def test_what_is_missing_is_said_and_nothing_is_made(hospital: Hospital) -
     assert condition(status, "Ready") == ("False", Reason.DATASET_NOT_FOUND)
     assert condition(status, "Enrolled") == ("False", Reason.INVITATION_NOT_FOUND)
     assert await hospital.cluster.list("StatefulSet") == []
+
+
+async def test_a_study_that_comes_later_is_looked_for(hospital: Hospital) -> None:
+    """A hospital's operator is not told of the hub's objects: it looks again before long."""
+    await hospital.apply()
+    assert await hospital.participant.reconcile(KEY) == UNINVITED_SECONDS
+    await hospital.set_up()
+    assert await hospital.cluster.list("StatefulSet", "north")
 
 
 async def test_an_invitation_from_another_cluster_is_used_where_it_lies(hospital: Hospital) -> None:
@@ -380,6 +408,87 @@ async def test_a_trainer_that_is_tried_again_has_not_failed_yet(hospital: Hospit
     assert condition(status, "Ready") == ("False", Reason.OUT_OF_MEMORY)
 
 
+async def runs(hospital: Hospital, job: Object, began: datetime) -> None:
+    """The Job's pod runs since then."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "x", "uid": job["metadata"]["uid"]}
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    name = f"pod-of-{job['metadata']['name']}"
+    metadata = {"name": name, "namespace": "north", "labels": labels, "ownerReferences": [owner]}
+    await hospital.cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata}, manager="kubelet")
+    running = {"state": {"running": {"startedAt": began.strftime("%Y-%m-%dT%H:%M:%SZ")}}}
+    ran = {"phase": "Running", "containerStatuses": [running]}
+    await hospital.cluster.patch_status(Key("Pod", "north", name), ran, manager="kubelet")
+
+
+LONG_AGO, JUST_NOW = timedelta(hours=1), timedelta(seconds=5)
+
+
+async def test_a_silent_trainer_is_said_and_replaced_once_for_each_silence(hospital: Hospital) -> None:
+    await hospital.set_up()
+    await hospital.ready_to_train(work="w1")
+    await hospital.step()
+    (job,) = await hospital.jobs("trainer")
+    await runs(hospital, job, datetime.now(UTC) - LONG_AGO)
+    hospital.silence("2026-01-01T00:00:00Z")
+    status = await hospital.step()
+    assert condition(status, "ComputeAvailable") == ("False", Reason.TRAINER_SILENT)
+    assert condition(status, "Ready") == ("False", Reason.TRAINER_SILENT)
+    (other,) = await hospital.jobs("trainer")
+    assert other["metadata"]["name"] != job["metadata"]["name"]
+    await runs(hospital, other, datetime.now(UTC) - LONG_AGO)
+    status = await hospital.step()  # the silence is still that of the first: the second has not spoken yet
+    assert condition(status, "ComputeAvailable") == ("True", Reason.SCHEDULED)
+    assert await hospital.jobs("trainer") == [other]
+    hospital.silence("2026-01-01T00:05:00Z")
+    await hospital.step()  # it has spoken, and is silent now
+    (third,) = await hospital.jobs("trainer")
+    assert third["metadata"]["name"] not in (job["metadata"]["name"], other["metadata"]["name"])
+
+
+async def test_a_trainer_that_has_only_just_begun_is_not_blamed_for_a_silence(hospital: Hospital) -> None:
+    await hospital.set_up()
+    await hospital.ready_to_train(work="w1", trainer_last_seen="2026-01-01T00:00:00Z", trainer_silent=True)
+    await hospital.step()
+    (job,) = await hospital.jobs("trainer")
+    await hospital.step()
+    assert await hospital.jobs("trainer") == [job]  # it has no pod yet
+    await runs(hospital, job, datetime.now(UTC) - JUST_NOW)
+    again = await hospital.participant.reconcile(KEY)
+    assert await hospital.jobs("trainer") == [job]
+    assert again is not None and again <= SILENT_SECONDS  # and is looked at again when it should have spoken
+
+
+async def test_a_study_that_is_deleted_leaves_no_trainer_behind(hospital: Hospital) -> None:
+    await hospital.set_up()
+    await hospital.ready_to_train(work="w1")
+    await hospital.step()
+    await hospital.cluster.delete(STUDY)
+    status = await hospital.step()
+    assert await hospital.jobs("trainer") == []
+    assert condition(status, "Ready") == ("False", Reason.STUDY_NOT_FOUND)
+
+
+async def test_a_job_that_its_queue_holds_back_is_said_and_left_alone(hospital: Hospital) -> None:
+    hospital.participant = ParticipantReconciler(hospital.cluster, hospital.peers, Settings())
+    await hospital.set_up(trainer={"queueName": "gpus"})
+    hospital.says()
+    await hospital.step()
+    (preflight,) = await hospital.jobs("preflight")
+    assert preflight["spec"]["suspend"] is True
+    status = await hospital.step()
+    assert condition(status, "DataAvailable") == ("Unknown", Reason.WAITING_FOR_QUEUE)
+    await hospital.ready_to_train(work="w1")
+    await hospital.step()
+    status = await hospital.step()
+    assert condition(status, "ComputeAvailable") == ("False", Reason.WAITING_FOR_QUEUE)
+    assert condition(status, "Ready") == ("False", Reason.WAITING_FOR_QUEUE)
+    (trainer,) = await hospital.jobs("trainer")
+    await hospital.cluster.apply({**trainer, "spec": {**trainer["spec"], "suspend": False}}, manager="kueue")
+    await hospital.step()
+    (trainer,) = await hospital.jobs("trainer")
+    assert trainer["spec"]["suspend"] is False
+
+
 async def test_deleting_a_participant_leaves(hospital: Hospital) -> None:
     await hospital.set_up()
     await hospital.ready_to_train(work="w1")
@@ -436,6 +545,21 @@ def test_when_a_trainer_is_made() -> None:
     assert _plan([_job("w", "Complete")] * 5).make is None
     assert _plan([], work="").make is None
     assert _plan([], allowed=False).make is None
+
+
+def test_silent_trainers_are_not_replaced_for_ever() -> None:
+    def silent(attempt: int) -> Object:
+        job = _job("w")
+        job["metadata"]["annotations"] = {ATTEMPT: str(attempt)}
+        return job
+
+    first = _job("w")
+    assert _plan([first], silent=True).make == 1
+    assert _plan([first], silent=True).delete == (first,)
+    assert _plan([silent(1)], silent=True).make == 2
+    assert _plan([_job("older")], silent=True).make == 0
+    assert _plan([silent(4)], silent=True).make is None
+    assert _plan([silent(4)], silent=True).delete == ()
 
 
 def test_a_trainer_without_work_ends_by_itself_and_is_ended_when_it_does_not() -> None:

@@ -7,8 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from fedstudy_trainer.data.phantom import PROFILES, CohortProfile, SiteProfile, draw_patients, write_cohort
+from fedstudy.errors import DataError
+from fedstudy_trainer.data.phantom import (
+    PROFILES,
+    CohortProfile,
+    SiteProfile,
+    draw_patients,
+    write_cohort,
+    write_hospital,
+)
 
 SMALL = PROFILES["tiny"].with_grid(12).scaled(0.1)
 
@@ -69,3 +78,32 @@ def test_a_cohort_scales_in_patients_and_grid() -> None:
     assert isinstance(scaled, CohortProfile)
     assert [site.n for site in scaled.sites] == [110, 50, 30, 20, 12, 40]
     assert scaled.grid == 24
+
+
+def test_one_hospital_alone_has_the_bytes_that_it_has_in_the_cohort(tmp_path: Path) -> None:
+    profile = SMALL
+    write_cohort(tmp_path / "cohort", profile=profile, seed=3)
+    for site in profile.sites:
+        volume = tmp_path / "volumes" / site.name
+        (volume / "lost+found").mkdir(parents=True)
+        summary = write_hospital(volume, profile=profile, site=site.name, seed=3)
+        assert summary.patients == site.n
+        assert digests(volume) == digests(tmp_path / "cohort" / "data" / site.name)
+
+
+def test_a_hospital_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    profile = SMALL
+    name = profile.sites[0].name
+    write_hospital(tmp_path, profile=profile, site=name, seed=3)
+    whole = digests(tmp_path)
+    for path in list(tmp_path.rglob("*.nii.gz"))[2:]:
+        path.write_bytes(b"half")
+    write_hospital(tmp_path, profile=profile, site=name, seed=3)
+    assert digests(tmp_path) == whole
+    with pytest.raises(DataError, match="holds other data"):
+        write_hospital(tmp_path, profile=profile, site=name, seed=4)
+
+
+def test_a_hospital_that_no_profile_has_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no hospital 'nowhere'"):
+        write_hospital(tmp_path, profile=SMALL, site="nowhere", seed=3)

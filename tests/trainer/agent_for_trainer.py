@@ -55,6 +55,8 @@ class ScriptedAgent(FederationServicer):
     streams: int = 0
 
     def __post_init__(self) -> None:
+        self.accepts = asyncio.Event()  # cleared: answers have to wait
+        self.accepts.set()
         self._open: list[pb.Instruction] = []
         self._changed = asyncio.Condition()
         self._cut = 0
@@ -113,13 +115,16 @@ class ScriptedAgent(FederationServicer):
             yield chunk
 
     async def Inquire(self, request: pb.InquireRequest, context: Any) -> pb.InquireReply:
+        await self.accepts.wait()
         offset = self.store.held(request.digest, request.size)
         return pb.InquireReply(offset=offset, accepted=request.instruction_id in self.answers)
 
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Any) -> pb.SubmitReply:
-        header = await serve_submit(
+        await self.accepts.wait()
+        submission = await serve_submit(
             self.store, requests, context, expect=lambda header: Blob(header.digest, header.size)
         )
+        header = submission.header
         self.answers[header.instruction_id] = Answer(header, self.store.path(header.digest))
         await self._wake()
         return pb.SubmitReply(accepted=True, offset=header.size)
@@ -167,6 +172,8 @@ async def agent_at(
         release=release,
         threads=1,
         connect_timeout=20,
+        state=folder / "scratch" / "state",
+        checkpoint=60,
     )
     try:
         yield agent, settings
@@ -186,6 +193,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "FEDSTUDY_SCRATCH": str(settings.scratch),
         "FEDSTUDY_RELEASE": settings.release.value,
         "FEDSTUDY_CONNECT_TIMEOUT": str(settings.connect_timeout),
+        "FEDSTUDY_STATE": str(settings.state),
+        "FEDSTUDY_CHECKPOINT": str(settings.checkpoint),
     }
 
 

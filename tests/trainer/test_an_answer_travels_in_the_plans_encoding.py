@@ -32,7 +32,9 @@ def worker(folder: Path, study: StudyPlan) -> Worker:
 
 def do(hospital: Worker, kind: pb.Kind, inputs: dict[str, Path], study: StudyPlan) -> dict[str, Any]:
     given = parameters(study, split="validation")
-    done = hospital.do(kind, inputs, given, progress=lambda _: None, stop=threading.Event())
+    done = hospital.do(
+        "0001-000-train-a", kind, inputs, given, progress=lambda _: None, stop=threading.Event()
+    )
     return dict(done.tensors)
 
 

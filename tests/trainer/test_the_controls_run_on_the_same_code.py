@@ -127,6 +127,7 @@ def test_a_pooled_batch_of_volumes_is_that_of_its_sites(tmp_path: Path) -> None:
     assert pooled.strata().tolist() == [0, 0, 0, 1, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_the_command_writes_arms_json(tmp_path: Path) -> None:
     study = plan(target=IDH, federation={"rounds": 2})
     (tmp_path / "plan.json").write_bytes(study.canonical())

@@ -53,7 +53,7 @@ def test_a_missing_environment_is_told_without_a_traceback() -> None:
     assert "FEDSTUDY_UPSTREAM" in line["event"] and "traceback" not in line
 
 
-@pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.parametrize("busy", [False, pytest.param(True, marks=pytest.mark.slow)])
 async def test_sigterm_ends_it_at_once_even_within_a_training(tmp_path: Path, busy: bool) -> None:
     study = plan()
     folder = tmp_path / "hospital"

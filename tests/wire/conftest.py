@@ -64,7 +64,7 @@ class Servicer(rpc.FederationServicer):
 
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Any) -> pb.SubmitReply:
         try:
-            header = await serve_submit(self.store, requests, context, expect=self.expect)
+            header = (await serve_submit(self.store, requests, context, expect=self.expect)).header
         except BaseException as error:
             self.outcomes.append(error)
             raise
@@ -72,7 +72,7 @@ class Servicer(rpc.FederationServicer):
         return pb.SubmitReply(accepted=True, offset=header.size)
 
     def expect(self, header: pb.SubmitHeader) -> Blob:
-        self.offsets.append(header.offset)
+        self.offsets.append(self.store.held(header.digest, header.size))
         if self.refuse:
             raise self.refuse.pop()
         return Blob(header.digest, min(header.size, self.limit))

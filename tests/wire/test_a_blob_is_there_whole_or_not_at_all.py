@@ -19,6 +19,7 @@ from fedstudy import tensors
 from fedstudy.errors import ConnectionLostError, UpdateError
 from fedstudy.tensors import Blob
 from fedstudy.wire.blobs import BlobStore
+from fedstudy.wire.writeback import STEP
 
 
 def _blob(data: bytes) -> Blob:
@@ -63,6 +64,18 @@ def test_what_is_no_digest_names_no_file(store: BlobStore, digest: str) -> None:
             ask(digest)
     with pytest.raises(UpdateError, match="is not a digest"):
         store.receive(Blob(digest, 1), 0)
+
+
+def test_a_blob_that_is_on_its_way_to_disk_while_it_comes_is_whole(store: BlobStore) -> None:
+    data = os.urandom(3 * STEP + 5)
+    blob = _blob(data)
+    for begin, end in ((0, 2 * STEP + 3), (2 * STEP + 3, len(data))):
+        with store.receive(blob, begin) as receiver:
+            for at in range(begin, end, 1 << 20):
+                receiver.write(data[at : min(end, at + (1 << 20))])
+            if end == len(data):
+                receiver.finish()
+    assert store.path(blob.digest).read_bytes() == data
 
 
 def test_a_wrong_digest_deletes_the_upload(store: BlobStore) -> None:

@@ -15,9 +15,11 @@ from fedstudy.identity import Identity, Role
 from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire import federation_pb2_grpc as rpc
+from fedstudy.wire import transfer
 from fedstudy.wire.blobs import BlobStore
 from fedstudy.wire.channel import listen
 from fedstudy.wire.transfer import CHUNK, fetch, submit
+from fedstudy.wire.turns import AT_ONCE
 
 SIZE = 6 * CHUNK + 12345
 SLACK = 3 * CHUNK  # what may be under way, and lost, at each cut
@@ -97,6 +99,28 @@ async def test_a_whole_upload_that_was_never_verified_needs_no_byte_more(
     async with study.aggregator() as aggregator, study.stub(aggregator.target) as stub:
         await _submit(stub, blob, store)
         assert aggregator.servicer.offsets == [SIZE] and aggregator.servicer.store.has(blob.digest)
+
+
+async def test_an_upload_that_waits_for_its_place_sends_its_header_alone(
+    study: Any, store: BlobStore, line: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "SLOW", 0)
+    blob = store.add_bytes(os.urandom(SIZE))
+    async with study.aggregator() as aggregator, study.stub(aggregator.target) as others:
+        cable, offsets = line(aggregator.target, "up", []), aggregator.servicer.offsets
+        stalled = [others.Submit(timeout=60) for _ in range(AT_ONCE)]
+        for number, call in enumerate(stalled):
+            header = pb.SubmitHeader(digest=f"sha256:{number:064d}", size=SIZE)
+            await call.write(pb.SubmitRequest(header=header))
+            assert dict(await call.initial_metadata())[transfer.OFFSET_KEY] == "0"
+        async with cable.open() as target, study.stub(target) as stub, asyncio.TaskGroup() as group:
+            group.create_task(_submit(stub, blob, store))
+            await eventually(lambda: len(offsets) == AT_ONCE + 1, "the header")
+            await stub.Offer(pb.OfferRequest(), timeout=20)  # so much could have come in the meantime
+            assert cable.carried < CHUNK // 16
+            for call in stalled:
+                call.cancel()
+        assert aggregator.servicer.store.has(blob.digest)
 
 
 async def test_a_damaged_part_costs_beginning_anew_and_nothing_else(
@@ -180,13 +204,15 @@ async def test_a_peer_whose_disk_is_full_is_asked_again(study: Any, store: BlobS
             await _submit(stub, blob, store, 0.5)
 
 
-@pytest.mark.parametrize("size", [7, SIZE])
+@pytest.mark.parametrize(
+    ("size", "times"), [(7, 20), (SIZE, 3), pytest.param(SIZE, 20, marks=pytest.mark.slow)]
+)
 async def test_a_refusal_while_bytes_are_under_way_arrives_as_what_it_is(
-    study: Any, store: BlobStore, size: int
+    study: Any, store: BlobStore, size: int, times: int
 ) -> None:
     blob = store.add_bytes(os.urandom(size))
     async with study.aggregator() as aggregator, study.stub(aggregator.target) as stub:
-        for _ in range(20):
+        for _ in range(times):
             aggregator.servicer.refuse = [PlanError("The plan has changed.", "Approve the new one.")] * 9
             with pytest.raises(PlanError, match=r"The plan has changed\. Approve the new one\."):
                 await _submit(stub, blob, store)

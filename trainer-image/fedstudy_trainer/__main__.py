@@ -71,7 +71,7 @@ def _command(options: argparse.Namespace) -> Coroutine[Any, Any, None]:
 
         if options.command == "networks":
             return listing.networks()
-        return listing.phantom(Path(options.out), options.profile, options.seed, options.scale)
+        return listing.phantom(Path(options.out), options.profile, options.seed, options.scale, options.site)
     from fedstudy_trainer.settings import Settings
 
     settings = Settings.from_environment(os.environ)
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--profile", default="demo", help="demo, full, …")
     phantom.add_argument("--seed", type=int, default=1)
     phantom.add_argument("--scale", type=float, default=1.0, help="factor on the number of patients")
+    phantom.add_argument("--site", default="", help="one hospital alone, into OUT itself: a volume's content")
     commands.add_parser("networks", help="list the networks that a plan may name")
     return parser
 

@@ -19,6 +19,7 @@ from fedstudy.errors import DataError, UpdateError
 from fedstudy.measures.sums import Statistics
 from fedstudy.plan import Augmentation, OptimizerName, Parameter, Precision, StudyPlan
 from fedstudy_trainer.algorithms import LocalAlgorithm, local_algorithm
+from fedstudy_trainer.checkpoints import Checkpoints, Place
 from fedstudy_trainer.contribution import Contribution, Progress, Trained
 from fedstudy_trainer.data.batches import Batch
 from fedstudy_trainer.data.dataset import SplitData
@@ -53,6 +54,7 @@ class Data(Protocol):
         steps: int | None = None,
         augment: Augmentation | None = None,
         shuffle: bool = True,
+        skip: int = 0,
     ) -> Iterator[Batch]:
         """Batches of a split; see `SiteData.batches`."""
         ...
@@ -95,6 +97,7 @@ def train(
     *,
     progress: Callable[[Progress], None] = lambda _: None,
     strata: NDArray[np.int64] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Trained:
     """One round at one site: descend the local loss, or answer what the algorithm answers instead.
 
@@ -103,6 +106,7 @@ def train(
         parameters: `learning_rate`, `seed`, and `epochs` or `steps`.
         progress: called after every step; may raise to stop the round.
         strata: [n] stratum of each training case, where the data are of several sites.
+        checkpoints: where the round is saved now and then, and gone on from; begun for this round.
 
     Raises:
         DataError: there is no training case.
@@ -121,12 +125,12 @@ def train(
     devices = [next(network.parameters()).device]
     with torch.random.fork_rng(devices=[device for device in devices if device.type == "cuda"]):
         torch.manual_seed(int(parameters["seed"]))
-        steps, loss = _descend(network, data, plan, parameters, task, algorithm, progress)
+        done = _descend(network, data, plan, parameters, task, algorithm, progress, checkpoints)
     state = weights(network)
     broken = [name for name, array in state.items() if not np.isfinite(array).all()]
     if broken:
-        raise _diverged(f"The weights {broken[0]} are not finite after step {steps}")
-    return Trained(state, replace(mine, steps=steps, loss=loss, seconds=time.monotonic() - start))
+        raise _diverged(f"The weights {broken[0]} are not finite after step {done.steps}")
+    return Trained(state, replace(mine, steps=done.steps, loss=done.mean_loss, seconds=done.seconds))
 
 
 def evaluate(network: StudyNetwork, data: Data, plan: StudyPlan, split: str) -> Statistics:
@@ -173,9 +177,16 @@ class _Tally:
         self.steps += 1
         self.samples += samples
         self.loss += loss * samples
-        rate = self.samples / max(1e-9, time.monotonic() - self.started)
+        rate = self.samples / max(1e-9, self.seconds)
         left = max(0, self.total - self.samples) / rate
         return Progress(self.samples, self.total, self.mean_loss, rate, left)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def place(self) -> Place:
+        return Place(self.steps, self.samples, self.loss, self.seconds)
 
     @property
     def mean_loss(self) -> float:
@@ -190,15 +201,23 @@ def _descend(
     task: Task,
     algorithm: LocalAlgorithm,
     progress: Callable[[Progress], None],
-) -> tuple[int, float]:
-    """All steps of a round; the number of them and the mean loss."""
+    checkpoints: Checkpoints | None,
+) -> _Tally:
+    """All steps of a round, or those after its checkpoint."""
     network.train()
     trainable = [p for p in network.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in trainable]
     optimizer = _optimizer(plan, trainable, float(parameters["learning_rate"]))
     device = trainable[0].device
-    tally = _Tally(_samples(plan, parameters, len(data.cases(TRAINING))), time.monotonic())
-    for batch in _batches(data, plan, parameters):
+    held = checkpoints.restore(network, optimizer) if checkpoints is not None else Place()
+    tally = _Tally(
+        _samples(plan, parameters, len(data.cases(TRAINING))),
+        time.monotonic() - held.seconds,
+        held.samples,
+        held.steps,
+        held.loss,
+    )
+    for batch in _batches(data, plan, parameters, held.steps):
         batch = on(batch, device)
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(
@@ -215,8 +234,11 @@ def _descend(
         if not np.isfinite(value) or not np.isfinite(float(objective.detach())):
             raise _diverged(f"The loss is {value} in step {tally.steps + 1}")
         optimizer.step()
-        progress(tally.add(value, len(batch)))
-    return tally.steps, tally.mean_loss
+        now = tally.add(value, len(batch))
+        if checkpoints is not None:
+            checkpoints.offer(network, optimizer, tally.place)
+        progress(now)
+    return tally
 
 
 def _forward(network: StudyNetwork, batch: Batch) -> Tensor:
@@ -224,7 +246,7 @@ def _forward(network: StudyNetwork, batch: Batch) -> Tensor:
     return outputs
 
 
-def _batches(data: Data, plan: StudyPlan, parameters: Mapping[str, Parameter]) -> Iterator[Batch]:
+def _batches(data: Data, plan: StudyPlan, parameters: Mapping[str, Parameter], skip: int) -> Iterator[Batch]:
     epochs, steps = parameters.get("epochs"), parameters.get("steps")
     changed = plan.augmentation != _NO_AUGMENTATION
     return data.batches(
@@ -234,6 +256,7 @@ def _batches(data: Data, plan: StudyPlan, parameters: Mapping[str, Parameter]) -
         epochs=None if epochs is None else int(epochs),
         steps=None if steps is None else int(steps),
         augment=plan.augmentation if changed else None,
+        skip=skip,
     )
 
 

@@ -66,6 +66,24 @@ class Reporter:
         await report(self._stub, pb.ReportRequest(progress=message))
 
 
+@asynccontextmanager
+async def alive(stub: FederationStub) -> AsyncIterator[None]:
+    """Give a sign of life every few seconds while the block does what has no progress to report: an agent that hears nothing of
+    a trainer with work takes it for gone."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(LATEST_SECONDS)
+            await report(stub, pb.ReportRequest())
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 async def report(stub: FederationStub, request: pb.ReportRequest) -> None:
     """Send a report. One that cannot be sent is logged and forgotten: work does not stop for it."""
     try:

@@ -18,7 +18,7 @@ from fedstudy.wire.federation_pb2_grpc import FederationStub
 from fedstudy.wire.transfer import fetch, submit
 from fedstudy_trainer.connection import connected, instructions, offered_plan, parameters_of
 from fedstudy_trainer.contribution import Contribution, Trained
-from fedstudy_trainer.reporting import Reporter, failure, report
+from fedstudy_trainer.reporting import Reporter, alive, failure, report
 from fedstudy_trainer.settings import Release, Settings
 from fedstudy_trainer.threads import in_thread
 from fedstudy_trainer.work import Cancelled, Worker
@@ -42,7 +42,8 @@ async def run(settings: Settings) -> None:
         plan, digest = await offered_plan(stub, settings)
         log(_log, logging.INFO, "plan taken", study=plan.study, digest=digest)
         try:
-            worker = await in_thread(lambda: Worker(settings, plan))
+            async with alive(stub):  # opening the data may take long
+                worker = await in_thread(lambda: Worker(settings, plan))
         except Exception as error:
             await report(stub, failure("", error))
             raise
@@ -72,6 +73,8 @@ class _Session:
         self._store = BlobStore(settings.scratch / "blobs")
         self._queue: asyncio.Queue[pb.Instruction] = asyncio.Queue()
         self._stops: dict[str, threading.Event] = {}  # of instructions that are queued or under way
+        self._unwanted: set[str] = set()  # of those, the ones that were cancelled
+        self._again: dict[str, pb.Instruction] = {}  # and of these, the ones that are wanted after all
         self._answers: dict[str, _Answer] = {}
 
     async def read(self, digest: str) -> None:
@@ -81,19 +84,29 @@ class _Session:
                 unwanted = str(parameters_of(instruction).get("instruction", ""))
                 if unwanted in self._stops:
                     self._stops[unwanted].set()
+                    self._unwanted.add(unwanted)
+                    self._again.pop(unwanted, None)
             elif instruction.id not in self._stops:
-                self._stops[instruction.id] = threading.Event()
-                self._queue.put_nowait(instruction)
+                self._put(instruction)
+            elif instruction.id in self._unwanted:
+                self._again[instruction.id] = instruction
+
+    def _put(self, instruction: pb.Instruction) -> None:
+        self._stops[instruction.id] = threading.Event()
+        self._queue.put_nowait(instruction)
 
     async def work(self) -> None:
         """Answer instructions until FINISH, or until one is done with and the trainer is to give its place back."""
         while True:
             instruction = await self._next()
-            if instruction is None or instruction.kind == pb.Kind.FINISH:
+            if instruction is None:
+                return
+            if instruction.kind == pb.Kind.FINISH:
+                self._worker.forget_round()
                 return
             try:
                 await self._answer_given_room(instruction)
-            except Cancelled:
+            except Cancelled:  # its checkpoint stays: a hospital that suspends cancels too, and asks again
                 log(_log, logging.INFO, "cancelled", instruction=instruction.id)
             except Exception as error:
                 await report(self._stub, failure(instruction.id, error))
@@ -101,9 +114,16 @@ class _Session:
                     raise
                 log(_log, logging.ERROR, "failed", instruction=instruction.id, message=str(error))
             finally:
-                del self._stops[instruction.id]
+                self._done_with(instruction.id)
             if self._settings.release is Release.BETWEEN_ROUNDS:
                 return
+
+    def _done_with(self, instruction_id: str) -> None:
+        """The work on an instruction has ended, one way or another; where it is wanted again by now, it begins again."""
+        del self._stops[instruction_id]
+        self._unwanted.discard(instruction_id)
+        if (again := self._again.pop(instruction_id, None)) is not None:
+            self._put(again)
 
     async def _next(self) -> pb.Instruction | None:
         """The next instruction; None when a trainer that should not idle has idled long enough."""
@@ -141,18 +161,21 @@ class _Session:
                 raise Cancelled("The instruction was cancelled before it began.")
             trained = await self._do(instruction, stop, seconds)
             metadata = {"instruction": instruction.id, "kind": pb.Kind.Name(instruction.kind)}
-            blob = await in_thread(lambda: self._store.add_tensors(trained.tensors, metadata))
+            async with alive(self._stub):
+                blob = await in_thread(lambda: self._store.add_tensors(trained.tensors, metadata))
             self._answers = {instruction.id: _Answer(blob, trained.contribution)}
         answer = self._answers[instruction.id]
-        await submit(
-            self._stub,
-            instruction.id,
-            answer.blob,
-            self._store,
-            _message(answer.contribution),
-            timeout=seconds,
-        )
+        async with alive(self._stub):
+            await submit(
+                self._stub,
+                instruction.id,
+                answer.blob,
+                self._store,
+                _message(answer.contribution),
+                timeout=seconds,
+            )
         log(_log, logging.INFO, "answered", instruction=instruction.id, bytes=answer.blob.size)
+        self._worker.forget_round()
         self._forget_all_but({answer.blob.digest, *(item.digest for item in instruction.inputs)})
 
     async def _do(self, instruction: pb.Instruction, stop: threading.Event, seconds: float) -> Trained:
@@ -164,7 +187,12 @@ class _Session:
             try:
                 return await in_thread(
                     lambda: self._worker.do(
-                        instruction.kind, inputs, parameters, progress=reporter.note, stop=stop
+                        instruction.id,
+                        instruction.kind,
+                        inputs,
+                        parameters,
+                        progress=reporter.note,
+                        stop=stop,
                     )
                 )
             finally:

@@ -27,6 +27,8 @@ class Settings:
         config: folder with `dataset.json`.
         data: the dataset, only read.
         scratch: preprocessed volumes and blobs; may vanish between two trainers.
+        state: what a killed trainer goes on from; of use where it outlives the process.
+        checkpoint: least seconds between two checkpoints of a round.
         release: BetweenRounds ends the process with each answer; Never stays until the study is over.
         threads: of torch.
         connect_timeout: seconds to wait for the agent.
@@ -42,6 +44,8 @@ class Settings:
     release: Release
     threads: int
     connect_timeout: float
+    state: Path
+    checkpoint: float
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -57,6 +61,7 @@ class Settings:
                 f"The trainer's environment lacks {', '.join(missing)}.",
                 "Set them as docs/architecture.md says; the operator does.",
             )
+        scratch = Path(environment["FEDSTUDY_SCRATCH"])
         return cls(
             tls=Path(environment["FEDSTUDY_TLS"]),
             upstream=environment["FEDSTUDY_UPSTREAM"],
@@ -64,12 +69,14 @@ class Settings:
             config=Path(environment["FEDSTUDY_CONFIG"]),
             site=environment["FEDSTUDY_SITE"],
             data=Path(environment["FEDSTUDY_DATA"]),
-            scratch=Path(environment["FEDSTUDY_SCRATCH"]),
+            scratch=scratch,
             release=_release(environment.get("FEDSTUDY_RELEASE") or Release.BETWEEN_ROUNDS),
             threads=int(_number("FEDSTUDY_THREADS", environment.get("FEDSTUDY_THREADS") or "1")),
             connect_timeout=_number(
                 "FEDSTUDY_CONNECT_TIMEOUT", environment.get("FEDSTUDY_CONNECT_TIMEOUT") or "120"
             ),
+            state=Path(environment.get("FEDSTUDY_STATE") or scratch / "state"),
+            checkpoint=_number("FEDSTUDY_CHECKPOINT", environment.get("FEDSTUDY_CHECKPOINT") or "60"),
         )
 
 

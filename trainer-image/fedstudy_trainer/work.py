@@ -41,10 +41,12 @@ class Worker:
     def __init__(self, settings: Settings, plan: StudyPlan) -> None:
         self.plan = plan
         self._threads = settings.threads
+        self._checkpoint, self._checkpoint_seconds = settings.state / "round.checkpoint", settings.checkpoint
         self.data: SiteData = load(load_config(settings.config), settings.data, plan, settings.scratch)
 
     def do(
         self,
+        instruction: str,
         kind: pb.Kind,
         inputs: Mapping[str, Path],
         parameters: Mapping[str, Parameter],
@@ -55,7 +57,8 @@ class Worker:
         """The answer to an instruction.
 
         Args:
-            inputs: tensor files by name.
+            instruction: its id; a round that was begun under it is gone on with.
+            inputs: tensor files by name, each named by its digest.
             progress: called after every step.
             stop: when set, the work is given up after the step at hand.
 
@@ -74,10 +77,14 @@ class Worker:
         if kind == pb.Kind.INITIALISE:
             return self._initialise(read(_input(inputs, "statistics")), parameters)
         if kind == pb.Kind.TRAIN:
-            return self._train(read(_input(inputs, "model")), parameters, step)
+            return self._train(instruction, _input(inputs, "model"), parameters, step)
         if kind == pb.Kind.EVALUATE:
             return self._evaluate(read(_input(inputs, "model")), str(parameters.get("split", "")))
         raise UpdateError(f"This trainer does not know instructions of kind {kind}.", "Update the trainer.")
+
+    def forget_round(self) -> None:
+        """The round that was trained is over: weights of a step in between are not kept."""
+        self._checkpoint.unlink(missing_ok=True)
 
     def _statistics(self) -> Trained:
         from fedstudy_trainer.statistics import site_statistics
@@ -92,13 +99,24 @@ class Worker:
         return Trained(initial_state(self.plan, statistics, seed), self._counted("training"))
 
     def _train(
-        self, model: Tensors, parameters: Mapping[str, Parameter], progress: Callable[[Progress], None]
+        self,
+        instruction: str,
+        file: Path,
+        parameters: Mapping[str, Parameter],
+        progress: Callable[[Progress], None],
     ) -> Trained:
         from fedstudy_trainer import learner
+        from fedstudy_trainer.checkpoints import Checkpoints, key
 
-        network = learner.network_on(self.plan, model, learner.prepare_torch(self._threads))
+        model = read(file)
+        device = learner.prepare_torch(self._threads)
+        network = learner.network_on(self.plan, model, device)
+        kept = Checkpoints(self._checkpoint, self._checkpoint_seconds)
+        kept.begin(key(self.plan, instruction, file.name, parameters, self.data.cases("training"), device))
         with _memory_told():
-            trained = learner.train(network, self.data, self.plan, parameters, progress=progress)
+            trained = learner.train(
+                network, self.data, self.plan, parameters, progress=progress, checkpoints=kept
+            )
         sent = encodings.encode(trained.tensors, model, self.plan.federation.transfer)
         return replace(trained, tensors=sent)
 

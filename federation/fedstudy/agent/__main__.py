@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from fedstudy.agent.process import agent
 from fedstudy.agent.settings import Settings
+from fedstudy.descriptors import allow_many_connections
 from fedstudy.errors import FedstudyError, InterruptedByUserError
 from fedstudy.logs import configure, log
 
@@ -37,6 +38,7 @@ async def serve(environment: Mapping[str, str]) -> bool:
 def main() -> None:
     """Entry point of `fedstudy-agent`. Exits with 0 after a study that is over, with 130 when stopped in order before."""
     configure(f"agent/{os.environ.get('FEDSTUDY_SITE', '')}")
+    allow_many_connections()
     try:
         over = asyncio.run(serve(os.environ))
     except FedstudyError as error:

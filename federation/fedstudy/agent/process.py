@@ -15,7 +15,9 @@ import grpc
 from fedstudy.agent.board import Board
 from fedstudy.agent.consent import Consent
 from fedstudy.agent.enrolment import SiteCertificate
+from fedstudy.agent.figures import AgentFigures
 from fedstudy.agent.ledger import Head, Ledger
+from fedstudy.agent.presence import Presence
 from fedstudy.agent.relay import Relay
 from fedstudy.agent.service import RULES, OperatorService, TrainerService
 from fedstudy.agent.settings import Settings
@@ -23,6 +25,7 @@ from fedstudy.agent.store import Store
 from fedstudy.agent.upstream import Upstream
 from fedstudy.errors import RefusedError
 from fedstudy.logs import log
+from fedstudy.metrics import serving
 from fedstudy.wire.auth import Refusal
 from fedstudy.wire.blobs import BlobStore
 from fedstudy.wire.channel import TLSFiles, listen
@@ -70,22 +73,26 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
             board=board,
         )
         relay.note_head()
+        presence = Presence(board, settings.silent)
         certificate = SiteCertificate(settings.state / "identity", site=settings.site)
         upstream = Upstream(settings, certificate=certificate, relay=relay, board=board)
+        refusals = _Refusals()
+        figures = AgentFigures(board, settings.state, lambda: refusals.count)
         listener = await listen(
             settings.listen,
             TLSFiles.from_folder(settings.tls),
-            _services(relay, board),
+            _services(relay, board, presence),
             rules=RULES,
-            on_refusal=_log_refusal,
+            on_refusal=refusals.note,
         )
         log(_log, logging.INFO, "listening", port=listener.port)
         try:
-            async with asyncio.TaskGroup() as group:
-                # A fault of ours in this task ends the block, and so the process.
-                task = group.create_task(upstream.run())
+            async with serving(settings.metrics, figures), asyncio.TaskGroup() as group:
+                # A fault of ours in a task ends the block, and so the process.
+                tasks = [group.create_task(work) for work in (upstream.run(), presence.watch())]
                 yield Agent(listener.port, relay, board)
-                task.cancel()
+                for task in tasks:
+                    task.cancel()
         finally:
             relay.close()
             board.close()
@@ -102,21 +109,28 @@ def _lock(path: Path, stack: ExitStack) -> None:
         raise RefusedError(message, "Give each agent a state folder of its own.") from None
 
 
-def _log_refusal(refusal: Refusal) -> None:
-    log(
-        _log,
-        logging.WARNING,
-        "refused",
-        time=refusal.time,
-        peer=refusal.peer,
-        method=refusal.method,
-        reason=refusal.reason,
-    )
+class _Refusals:
+    """Logs them, and counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def note(self, refusal: Refusal) -> None:
+        self.count += 1
+        log(
+            _log,
+            logging.WARNING,
+            "refused",
+            time=refusal.time,
+            peer=refusal.peer,
+            method=refusal.method,
+            reason=refusal.reason,
+        )
 
 
-def _services(relay: Relay, board: Board) -> Callable[[grpc.aio.Server], None]:
+def _services(relay: Relay, board: Board, presence: Presence) -> Callable[[grpc.aio.Server], None]:
     def add(server: grpc.aio.Server) -> None:
-        add_FederationServicer_to_server(TrainerService(relay), server)  # type: ignore[no-untyped-call]
+        add_FederationServicer_to_server(TrainerService(relay, presence), server)  # type: ignore[no-untyped-call]
         add_AdminServicer_to_server(OperatorService(relay, board), server)  # type: ignore[no-untyped-call]
 
     return add

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedstudy.agent.board import Board
+from fedstudy.agent.presence import Presence
 from fedstudy.agent.relay import Relay
 from fedstudy.errors import ConnectionLostError, FedstudyError, ManifestError, PlanError, RefusedError
 from fedstudy.identity import Role
@@ -38,11 +39,12 @@ PLAN_SECONDS = 20.0
 class TrainerService(FederationServicer):
     """What an aggregator is to an agent, this is to the trainer."""
 
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
+    def __init__(self, relay: Relay, presence: Presence) -> None:
+        self._relay, self._presence = relay, presence
 
     async def Offer(self, request: pb.OfferRequest, context: Context) -> pb.OfferReply:
         """The plan, approved or not: the preflight needs it before anybody approves."""
+        self._presence.seen()
         try:
             async with asyncio.timeout(PLAN_SECONDS):
                 while (offered := self._relay.consent.offered) is None:
@@ -56,6 +58,7 @@ class TrainerService(FederationServicer):
 
     async def Follow(self, request: pb.FollowRequest, context: Context) -> AsyncIterator[pb.Instruction]:
         """Instructions of the approved plan; silent until it is approved, ended when the plan becomes another one."""
+        self._presence.seen()
         await context.send_initial_metadata(())
         stream = self._relay.open_stream()
         try:
@@ -67,6 +70,7 @@ class TrainerService(FederationServicer):
                 else:
                     yield instruction
                     self._relay.sent(stream, instruction)
+                    self._presence.took(instruction.id)
             if self._relay.closed:
                 await abort(context, ConnectionLostError("The agent stops.", "Follow again; it comes back."))
             message = f"The plan {request.plan_digest} is not the one that the study offers now."
@@ -80,11 +84,13 @@ class TrainerService(FederationServicer):
         """An input of the instruction that the trainer has to answer."""
         if not self._relay.lent(request.digest):
             await abort(context, RefusedError(f"{request.digest} is no input of the work at hand."))
-        async for chunk in serve_fetch(self._relay.blobs, request, context):
+        async for chunk in self._presence.of_stream(serve_fetch(self._relay.blobs, request, context)):
             yield chunk
+            del chunk
 
     async def Inquire(self, request: pb.InquireRequest, context: Context) -> pb.InquireReply:
         """How much of an answer is here; accepted when it is durable."""
+        self._presence.seen()
         try:
             accepted = self._relay.answered(request.instruction_id)
         except FedstudyError as error:
@@ -95,20 +101,24 @@ class TrainerService(FederationServicer):
         """An answer. Accepted: it is checked and durable here, and the trainer may end."""
         with self._relay.uploads() as kept:
 
-            def expect(header: pb.SubmitHeader) -> Blob:
-                self._relay.answered(header.instruction_id)
+            def expect(header: pb.SubmitHeader) -> Blob | None:
+                if self._relay.answered(header.instruction_id):
+                    return None
                 kept.add(header.digest)
                 return Blob(header.digest, header.size)
 
             try:
-                header = await serve_submit(self._relay.blobs, requests, context, expect=expect)
-                await self._relay.accept(header)
+                said = self._presence.of_stream(requests)
+                header = (await serve_submit(self._relay.blobs, said, context, expect=expect)).header
+                with self._presence.checking():
+                    await self._relay.accept(header)
             except FedstudyError as error:
                 await abort(context, error)
             return pb.SubmitReply(accepted=True, offset=header.size)
 
     async def Report(self, request: pb.ReportRequest, context: Context) -> pb.ReportReply:
         """Progress, a failure, or a preflight's findings."""
+        self._presence.seen()
         which = request.WhichOneof("report")
         if which == "progress":
             self._relay.report_progress(request.progress)

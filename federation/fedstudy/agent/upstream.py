@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from datetime import UTC, datetime
 
 import grpc
 
@@ -23,7 +24,7 @@ from fedstudy.errors import ConnectionLostError, FedstudyError, NoSpaceError, Pl
 from fedstudy.logs import log
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.channel import TLSFiles, open_channel
-from fedstudy.wire.credentials import certificate_facts
+from fedstudy.wire.credentials import CertificateFacts, certificate_facts
 from fedstudy.wire.federation_pb2_grpc import FederationStub
 from fedstudy.wire.status import from_rpc_error
 
@@ -37,6 +38,12 @@ DECISION_SECONDS = 3600.0
 
 OFFER_SECONDS = 30.0
 """While the hospital has not approved: how often the hub is asked whether its plan is still the same."""
+
+RENEW_SPENT, RENEW_SPREAD = 0.5, 0.1
+"""The part of a certificate's life after which it is renewed, and over how much more of it the sites are spread."""
+
+RENEW_SECONDS = 600.0
+"""How often the certificate's age is looked at, and so the least time between two requests for the next one."""
 
 STEADY_SECONDS = 30.0
 """A connection that lasted so long was a good one: the waits begin again with the shortest."""
@@ -143,26 +150,52 @@ class Upstream:
 
     async def _session(self) -> None:
         """Connected with the site's certificate: until the connection ends."""
-        facts = self._certificate.facts()
-        self._board.update(
-            enrolled=True,
-            certificate_not_after=facts.not_after.isoformat(),
-            certificate_fingerprint=facts.fingerprint,
-        )
+        self._show_certificate()
         remedy = "Join the study again: delete the agent's state and ask the hub for a new invitation."
         self._refuse_expired(self._certificate.files, "site", remedy)
         try:
             async with self._dial(self._certificate.files) as channel:
                 await self._connected(channel)
                 stub = federation(channel)
-                while True:
-                    await self._take_offer(stub)
-                    if self._relay.consent.given:
-                        await self._participate(stub)
-                    else:
-                        await self._wait_for_consent()
+                await until_first(self._stay(stub), self._renew(stub))
         except RefusedError as error:
             raise _Attempt("Revoked", error) from error
+
+    async def _stay(self, stub: FederationStub) -> None:
+        while True:
+            await self._take_offer(stub)
+            if self._relay.consent.given:
+                await self._participate(stub)
+            else:
+                await self._wait_for_consent()
+
+    def _show_certificate(self) -> None:
+        facts = self._certificate.facts()
+        self._board.update(
+            enrolled=True,
+            certificate_not_after=facts.not_after.isoformat(),
+            certificate_fingerprint=facts.fingerprint,
+        )
+
+    async def _renew(self, stub: FederationStub) -> None:
+        """Have the next certificate long before this one ends. The open connection stays; the next one is made with it."""
+        while True:
+            if _due(self._certificate.facts()):
+                try:
+                    await self._ask_renewal(stub)
+                except FedstudyError as error:  # this one is good for long: hub or operator may be away
+                    log(_log, logging.WARNING, "certificate not renewed", reason=str(error))
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _ask_renewal(self, stub: FederationStub) -> None:
+        document = self._certificate.request()
+        digest = "sha256:" + hashlib.sha256(document.encode()).hexdigest()
+        self._relay.record("enrolment", digest=digest, size=len(document))
+        request = pb.EnrollRequest(csr_pem=document, protocol=PROTOCOL)
+        reply = await call(stub.Renew(request, timeout=DECISION_SECONDS))
+        self._certificate.keep(reply.certificate_pem, reply.authority_pem)
+        self._show_certificate()
+        log(_log, logging.INFO, "certificate renewed", until=self._board.state.certificate_not_after)
 
     async def _take_offer(self, stub: FederationStub) -> None:
         reply = await call(stub.Offer(pb.OfferRequest(), timeout=CALL_SECONDS))
@@ -231,6 +264,12 @@ class Upstream:
         if reason != self._board.state.reason:
             log(_log, logging.INFO, "not connected", reason=reason, message=message)
         self._board.update(connected=False, reason=reason, message=message)
+
+
+def _due(facts: CertificateFacts) -> bool:
+    """Whether a certificate is to be renewed; sites that enrolled together do not all ask at once."""
+    spread = int(facts.fingerprint[:8], 16) / 2**32
+    return facts.spent(datetime.now(UTC)) >= RENEW_SPENT + RENEW_SPREAD * spread
 
 
 async def _say_why(channel: grpc.aio.Channel) -> None:

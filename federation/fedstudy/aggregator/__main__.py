@@ -11,6 +11,7 @@ import sys
 from fedstudy.aggregator.allocator import keep_memory_small
 from fedstudy.aggregator.config import Settings, load
 from fedstudy.aggregator.server import serve
+from fedstudy.descriptors import allow_many_connections
 from fedstudy.errors import FedstudyError, InterruptedByUserError
 from fedstudy.logs import configure, log
 
@@ -21,6 +22,7 @@ def main() -> None:
     """Run, and exit with the code of what ended it: 0 after a study that is over, 130 when stopped before."""
     configure("aggregator")
     keep_memory_small()
+    allow_many_connections()
     try:
         settings = load(os.environ)
         over = asyncio.run(_run(settings))

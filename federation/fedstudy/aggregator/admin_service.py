@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from fedstudy.aggregator import exports
 from fedstudy.aggregator.engine import Engine
 from fedstudy.aggregator.enrolment import Enrolments
 from fedstudy.aggregator.state import SitesSet, Suspended
@@ -22,7 +23,7 @@ INTERVAL = 0.2
 
 
 class AdminService(AdminServicer):
-    """Watch and Decide."""
+    """Watch, Decide and Export."""
 
     def __init__(self, engine: Engine, enrolments: Enrolments) -> None:
         self._engine, self._enrolments = engine, enrolments
@@ -36,6 +37,11 @@ class AdminService(AdminServicer):
             yield pb.State(document=state.model_dump_json(by_alias=True).encode())
             await asyncio.sleep(INTERVAL)
             await ring.wait()
+
+    async def Export(self, request: pb.ExportRequest, context: Any) -> AsyncIterator[Any]:
+        """A file of the results: as they are now, also while the study runs."""
+        async for chunk in exports.serve(self._engine, request, context):
+            yield chunk
 
     async def Decide(self, request: pb.DecideRequest, context: Any) -> pb.DecideReply:
         """Carry a decision out; durable when this returns."""

@@ -6,6 +6,7 @@ every update of a round.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ import numpy as np
 
 from fedstudy.errors import NoSpaceError, UpdateError
 from fedstudy.tensors import Array, Blob, TensorFile
+from fedstudy.wire.writeback import Writeback
 
 BLOCK = 1 << 16
 """Elements of a block: 256 KiB of float32, 512 KiB of float64 while it is added up, so that they stay in a core's cache."""
@@ -39,9 +41,9 @@ def layout(file: TensorFile) -> dict[str, tuple[str, tuple[int, ...]]]:
     return {name: (info.dtype, info.shape) for name, info in file.tensors.items()}
 
 
-def read_block(file: TensorFile, name: str, start: int, count: int) -> Array:
-    """Elements [start, start+count) of a flattened tensor, as a fresh array."""
-    return file.block(name, start, count)
+def read_block(file: TensorFile, name: str, start: int, count: int, room: Array | None = None) -> Array:
+    """Elements [start, start+count) of a flattened tensor; in `room`, where they fit there."""
+    return file.block(name, start, count, room)
 
 
 def spans(elements: int, at_once: int = 1) -> Iterator[tuple[int, int]]:
@@ -57,6 +59,33 @@ def blocks(file: TensorFile, name: str) -> Iterator[Array]:
         yield read_block(file, name, start, count)
 
 
+def runs(files: Sequence[TensorFile], names: Iterable[str], between: Iterable[str] = ()) -> dict[str, int]:
+    """Tensors that can be read as one: the first one's name → how many numbers it and those after it hold together.
+
+    Neighbours by name that are float32 and lie side by side in all the files make a run; `read_block` reads over their borders.
+    A network has many small tensors, and each costs more than its numbers. Those of `between` belong to no run, and end one
+    that they come between.
+    """
+    found: dict[str, int] = {}
+    first, before, apart = "", "", set(between)
+    for name in sorted({*names, *apart}):
+        if name in apart:
+            before = ""
+            continue
+        count = math.prod(files[0].tensors[name].shape)
+        if before and all(_side_by_side(file, before, name) for file in files):
+            found[first] += count
+        else:
+            first, found[name] = name, count
+        before = name
+    return found
+
+
+def _side_by_side(file: TensorFile, one: str, other: str) -> bool:
+    left, right = file.tensors[one], file.tensors[other]
+    return left.dtype == right.dtype == "F32" and left.end == right.begin
+
+
 def write_blocks(
     path: Path,
     shape: Layout,
@@ -68,9 +97,11 @@ def write_blocks(
     """Write a canonical tensor file (the bytes of `tensors.encode`) without holding it in memory.
 
     Args:
-        path: the file; it is there whole and durable, or not at all.
+        path: the file; it is there whole and durable, or not at all. One that is there before is written over, which is cheaper
+            than a new one.
         shape: names, dtypes and shapes.
-        fill: gives a tensor's blocks, in order, in its dtype.
+        fill: gives a tensor's blocks, in order, in its dtype. It is asked in the order of names, and may give the blocks of
+            some neighbours with the first of them (`runs`).
         metadata: strings to keep with the tensors.
         durable: False for a file that can be made again.
 
@@ -80,9 +111,12 @@ def write_blocks(
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb", buffering=0) as file:
-            sink = _Sink(file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(part)
+        with part.open("r+b" if part.exists() else "wb", buffering=0) as file:
+            sink = _Sink(file.fileno(), Writeback(file.fileno()) if durable else None)
             _drain(_batches(_pieces(shape, fill, metadata)), sink)
+            file.truncate(sink.size)
             if durable:
                 os.fsync(file.fileno())
         part.replace(path)
@@ -102,8 +136,9 @@ Piece = bytes | memoryview
 class _Sink:
     """Hashes and writes what it is given."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, writeback: Writeback | None) -> None:
         self.sha, self.size, self._descriptor = hashlib.sha256(), 0, descriptor
+        self._writeback = writeback
 
     def take(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
@@ -113,6 +148,8 @@ class _Sink:
                 written = os.write(self._descriptor, left)
                 self.size += written
                 left = left[written:]
+        if self._writeback is not None:
+            self._writeback.grown(self.size)
 
 
 def _drain(batches: Iterator[list[Piece]], sink: _Sink) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from fedstudy.errors import ManifestError, PlanError
+from fedstudy.metrics import VARIABLE
 from fedstudy.plan import Model, StudyPlan
 from fedstudy.wire.channel import TLSFiles
 
@@ -24,13 +25,14 @@ class StudyConfig(Model):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the process needs to know."""
+    """What the process needs to know; `metrics` is the address of /metrics and the probes, empty for none."""
 
     listen: str
     tls: TLSFiles
     state: Path
     plan: StudyPlan
     study: StudyConfig
+    metrics: str = ""
 
 
 def load(environment: Mapping[str, str]) -> Settings:
@@ -54,6 +56,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         state=Path(environment["FEDSTUDY_STATE"]),
         plan=plan,
         study=study,
+        metrics=environment.get(VARIABLE, ""),
     )
 
 

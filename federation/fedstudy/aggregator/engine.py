@@ -32,6 +32,7 @@ from fedstudy.aggregator.state import (
     Alive,
     Answered,
     Closed,
+    Effect,
     Event,
     Failed,
     Folded,
@@ -53,6 +54,9 @@ from fedstudy.wire.blobs import BlobStore
 from fedstudy.wire.federation_pb2 import Contribution, SubmitHeader
 
 _logger = logging.getLogger(__name__)
+
+TOGETHER = 0.01
+"""Seconds for which an answer that is ready waits for others that are just being verified, to share their commit."""
 
 RETRY_SECONDS = 2.0
 """How often a full disk is tried again."""
@@ -78,6 +82,7 @@ class Engine:
         progress: site → what its trainer last said; kept in memory only.
         remarks: site → its last failure that was not final.
         stopping: the process is about to end; streams end themselves.
+        folds: how many stages were worked up since the start, and the seconds that it took.
         trouble: what holds the study up (a full disk), None when nothing does.
     """
 
@@ -108,6 +113,7 @@ class Engine:
             left.unlink()
         self.bell, self.calls = Bell(), Bell()
         self._norms: tuple[str, list[float]] = ("", [])
+        self._limit: tuple[str, int] = ("", 0)
         self._ready: list[tuple[Change, asyncio.Future[None]]] = []
         self.progress: dict[str, SiteProgress] = {}
         self.remarks: dict[str, str] = {}
@@ -116,6 +122,7 @@ class Engine:
         self.traffic: dict[str, tuple[int, int]] = {}
         self._examined: dict[str, int] = {}  # digest → how many submissions of it are being verified
         self.refusals = self.store.refusals()
+        self.folds = (0, 0.0)
         self.metrics = self.store.latest_evaluation("validation") or {}
         self._mark = self.traffic_total()
         known = self.store.load()
@@ -149,10 +156,11 @@ class Engine:
         Raises:
             NoSpaceError: the disk is full.
         """
-        state, told = self.state, list[Note]()
+        state, told, happened = self.state, list[Note](), list[Effect]()
         notes, answers, rows = list[Note](), list[AnswerRow](), list[Statement]()
         for change in changes:
             state, effects = step(self.rules, state, change.event)
+            happened += effects
             told += notes_of(effects, state)
             notes += [*change.notes, *notes_of(effects, state)]
             answers += [change.answer] if change.answer is not None else []
@@ -160,7 +168,10 @@ class Engine:
             rows += [self._round_row(e, state, effects) for e in effects if isinstance(e, RoundClosed)]
         if state == self.state and not (notes or answers or rows):
             return
-        self.store.commit(state, notes, answers=answers, statements=rows)
+        closed = any(isinstance(effect, RoundClosed) for effect in happened)
+        traffic = self.traffic if closed else {}
+        self.store.commit(state, notes, answers=answers, statements=rows, traffic=traffic)
+        self.traffic = {} if closed else self.traffic
         for kind, detail in told:
             log(_logger, logging.INFO, kind, **detail)
         before, self.state = self.state, state
@@ -170,7 +181,7 @@ class Engine:
             self.calls.ring()
 
     async def _count_in(self, change: Change) -> None:
-        """Take an answer in, together with all others that are ready at the same time: they share one commit.
+        """Take an answer in, together with all others that are ready at about the same time: they share one commit.
 
         Raises:
             RefusedError: the instruction was closed meanwhile.
@@ -178,13 +189,17 @@ class Engine:
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        if not self._ready:
-            loop.call_soon(self._count_ready_in)
         self._ready.append((change, done))
+        if len(self._ready) == sum(self._examined.values()):
+            loop.call_soon(self._count_ready_in)
+        elif len(self._ready) == 1:
+            loop.call_later(TOGETHER, self._count_ready_in)
         await done
 
     def _count_ready_in(self) -> None:
         ready, self._ready = self._ready, []
+        if not ready:
+            return  # they went with the one before
         taken: dict[str, tuple[Change, asyncio.Future[None]]] = {}
         for change, done in ready:
             answer = change.answer
@@ -206,7 +221,6 @@ class Engine:
             _tell(done)
 
     def _round_row(self, closed: RoundClosed, state: State, effects: Sequence[object]) -> Statement:
-        self.flush_traffic()
         now, mark = self.traffic_total(), self._mark
         self._mark = now
         missing = {s: why for e in effects if isinstance(e, Closed) for s, why in e.missing.items()}
@@ -234,9 +248,11 @@ class Engine:
     async def _work_up(self, stage: Stage) -> None:
         try:
             answers = [row for row in self.store.answers(stage.id) if row.site in stage.answers]
+            began = time.monotonic()
             product = await asyncio.to_thread(
                 work_up, stage, answers, self.plan, self.algorithm, self.blobs, self.scratch
             )
+            self.folds = (self.folds[0] + 1, self.folds[1] + time.monotonic() - began)
         except NoSpaceError:
             raise
         except (FedstudyError, ValueError, ArithmeticError, IndexError) as error:
@@ -286,6 +302,8 @@ class Engine:
 
     def hold(self, error: NoSpaceError | None) -> None:
         """Show that a full disk holds the study up; None: it does not, something was written."""
+        if error is not None:
+            self.blobs.make_room()
         if (error is None) != (self.trouble is None):
             log(_logger, logging.WARNING, "NoSpace" if error else "SpaceAgain", message=str(error or ""))
             self.trouble = error
@@ -302,7 +320,7 @@ class Engine:
         """
         self.require_open(site, header.instruction_id)
         stage = self.state.stage
-        limit = size_limit(stage, self.plan, self.algorithm, self.input_path(stage)) if stage else 0
+        limit = self._size_limit(stage) if stage else 0
         if header.size > limit:
             raise UpdateError(
                 f"The answer has {header.size} bytes; {limit} is the most for {header.instruction_id}."
@@ -379,6 +397,13 @@ class Engine:
         await self._count_in(Change(event, (("AnswerAccepted", detail),), row))
         self.progress.pop(site, None)
         self.remarks.pop(site, None)
+
+    def _size_limit(self, stage: Stage) -> int:
+        """The same for all answers to a stage, so found once."""
+        if self._limit[0] != stage.id:
+            limit = size_limit(stage, self.plan, self.algorithm, self.input_path(stage))
+            self._limit = (stage.id, limit)
+        return self._limit[1]
 
     def _norms_before(self, stage: Stage) -> list[float]:
         """Norms of the updates of closed stages: the same for all answers to a stage, so read once."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from fedstudy.aggregator.engine import Engine
 from fedstudy.aggregator.store import Enrolment
 from fedstudy.errors import RefusedError
 from fedstudy.wire.admin import AcceptEnrolment, PendingEnrolment, RefuseEnrolment
-from fedstudy.wire.credentials import key_fingerprint
+from fedstudy.wire.credentials import certificate_facts, key_fingerprint
+
+RENEWAL = "renewal/"
+"""Stands before a site's name where a renewal has no invitation; no invitation's name has a slash."""
+
+FRESH = 0.5
+"""A renewed certificate that is not half spent is given again: the site has not got it, or its clock is ahead."""
 
 PENDING, ACCEPTED, REFUSED = "Pending", "Accepted", "Refused"
 
@@ -22,7 +29,12 @@ class Enrolments:
     def pending(self) -> list[PendingEnrolment]:
         """Those that wait for a decision."""
         return [
-            PendingEnrolment(invitation=e.invitation, key_fingerprint=e.fingerprint, csr_pem=e.csr)
+            PendingEnrolment(
+                invitation=e.invitation,
+                key_fingerprint=e.fingerprint,
+                csr_pem=e.csr,
+                renews=_renewed(e.invitation),
+            )
             for e in self._store.enrolments()
             if e.decision == PENDING
         ]
@@ -37,6 +49,22 @@ class Enrolments:
         """
         fingerprint = key_fingerprint(csr_pem)
         self._register(invitation, fingerprint, csr_pem)
+        return await self._decided(invitation, fingerprint)
+
+    async def renew(self, site: str, csr_pem: str) -> Enrolment:
+        """Wait for the decision on a site's next certificate.
+
+        Raises:
+            As `enrol`; refused, the site may ask again.
+        """
+        name, fingerprint = RENEWAL + site, key_fingerprint(csr_pem)
+        known = self._store.enrolment(name)
+        if known is None or known.fingerprint != fingerprint or not _stands(known):
+            self._store.put_enrolment(Enrolment(name, fingerprint, csr_pem, PENDING))
+            self._bell.ring()
+        return await self._decided(name, fingerprint)
+
+    async def _decided(self, invitation: str, fingerprint: str) -> Enrolment:
         while True:
             ring = self._bell.next()
             self._engine.require_running()
@@ -95,3 +123,14 @@ class Enrolments:
 
 
 _ANEW = "Ask the study's lead for a new invitation."
+
+
+def _renewed(invitation: str) -> str:
+    return invitation.removeprefix(RENEWAL) if invitation.startswith(RENEWAL) else ""
+
+
+def _stands(entry: Enrolment) -> bool:
+    """Whether a renewal waits for its decision, or has one that is still good."""
+    if entry.decision == ACCEPTED:
+        return certificate_facts(entry.certificate).spent(datetime.now(UTC)) < FRESH
+    return entry.decision == PENDING

@@ -116,6 +116,7 @@ def _fold(
             )
             for row, weight, share in zip(rows, weights, shares, strict=True)
         ]
+        blobs.lend(out, stage.inputs["model"].size)
         blob = algorithm.fold(model, updates, out)
     return blobs.add_file(out, blob)
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
+from fedstudy.aggregator import refused
 from fedstudy.aggregator.state import STATE, State
 from fedstudy.aggregator.store import DATABASE
 from fedstudy.aggregator.view import rfc3339
@@ -47,7 +48,7 @@ def collect(state_folder: Path) -> Results:
             model_digest=state.model.digest if state.model else "",
             model_round=state.model_round,
             software={"fedstudy": version("fedstudy")},
-            refusals=int(db.execute("SELECT COUNT(*) FROM refusals").fetchone()[0]),
+            refusals=refused.total(db),
         )
 
 
@@ -59,14 +60,9 @@ def export(state_folder: Path, out: Path) -> None:
         NoSpaceError: the disk is full.
     """
     out.mkdir(parents=True, exist_ok=True)
+    history(state_folder, out)
     with closing(_open(state_folder)) as db:
         state = _state(db)
-        part = out / ".history.db.part"
-        part.unlink(missing_ok=True)
-        with closing(sqlite3.connect(part)) as copy:
-            db.backup(copy)
-            copy.execute("PRAGMA journal_mode=DELETE")
-        part.replace(out / "history.db")
     if state.model is None:
         return
     source = state_folder / "blobs" / "sha256" / state.model.digest.removeprefix("sha256:")
@@ -75,6 +71,21 @@ def export(state_folder: Path, out: Path) -> None:
             f"The model {state.model.digest} is not in {state_folder}.", "Restore the folder."
         )
     _copy(source, out / "model.safetensors")
+
+
+def history(state_folder: Path, out: Path) -> Path:
+    """Write `history.db` into a folder: the aggregator's database as it is now, whole, also while it works.
+
+    Raises:
+        StudyFailedError: the folder holds no study.
+    """
+    part = out / ".history.db.part"
+    part.unlink(missing_ok=True)
+    with closing(_open(state_folder)) as db, closing(sqlite3.connect(part)) as copy:
+        db.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")
+    part.replace(out / "history.db")
+    return out / "history.db"
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -10,11 +10,14 @@ from fedstudy.aggregator.admin_service import AdminService
 from fedstudy.aggregator.config import Settings
 from fedstudy.aggregator.engine import Engine
 from fedstudy.aggregator.enrolment import Enrolments
+from fedstudy.aggregator.figures import AggregatorFigures
+from fedstudy.aggregator.refused import WRITE_SECONDS
 from fedstudy.aggregator.service import FederationService
 from fedstudy.aggregator.streams import Streams
-from fedstudy.errors import FedstudyError
+from fedstudy.errors import FedstudyError, NoSpaceError
 from fedstudy.identity import Role
 from fedstudy.logs import log
+from fedstudy.metrics import serving
 from fedstudy.wire.auth import Refusal, Rules
 from fedstudy.wire.channel import listen
 from fedstudy.wire.federation_pb2_grpc import add_AdminServicer_to_server, add_FederationServicer_to_server
@@ -26,9 +29,9 @@ RULES: Rules = {
     "/fedstudy.v1.Federation/Enroll": frozenset({Role.INVITATION}),
     **{
         f"/fedstudy.v1.Federation/{method}": _SITE
-        for method in ("Offer", "Follow", "Fetch", "Inquire", "Submit", "Report")
+        for method in ("Renew", "Offer", "Follow", "Fetch", "Inquire", "Submit", "Report")
     },
-    **{f"/fedstudy.v1.Admin/{method}": _OPERATOR for method in ("Watch", "Decide")},
+    **{f"/fedstudy.v1.Admin/{method}": _OPERATOR for method in ("Watch", "Decide", "Export")},
 }
 
 GRACE = 2.0
@@ -93,19 +96,34 @@ async def _serve(
         port=listener.port,
         plan=engine.plan_digest,
     )
+    figures = AggregatorFigures(engine, enrolments, settings.tls.certificate)
     if started is not None:
         started(listener.port)
     try:
-        async with asyncio.TaskGroup() as group:
-            work = group.create_task(engine.run())
+        async with (
+            serving(settings.metrics, figures, ready=lambda: "stopping" if stop.is_set() else ""),
+            asyncio.TaskGroup() as group,
+        ):
+            tasks = [group.create_task(work) for work in (engine.run(), _write_refusals(engine))]
             await stop.wait()
-            work.cancel()
+            for task in tasks:
+                task.cancel()
     except* FedstudyError as errors:
         raise first_error(errors) from None
     finally:
         engine.stop()
         await listener.stop(GRACE)
         log(_logger, logging.INFO, "Stopped", phase=engine.state.phase.value)
+
+
+async def _write_refusals(engine: Engine) -> None:
+    """The last refusals of a flood are on disk soon after it, too."""
+    while True:
+        await asyncio.sleep(WRITE_SECONDS)
+        try:
+            engine.store.write_refusals()
+        except NoSpaceError as error:  # they wait in memory, in bounded room
+            log(_logger, logging.ERROR, "RefusalNotRecorded", message=str(error))
 
 
 def first_error(group: BaseExceptionGroup[FedstudyError]) -> FedstudyError:

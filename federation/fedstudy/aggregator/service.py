@@ -16,7 +16,7 @@ from fedstudy.wire.admin import SiteProgress
 from fedstudy.wire.auth import peer
 from fedstudy.wire.federation_pb2_grpc import FederationServicer
 from fedstudy.wire.framing import Frame
-from fedstudy.wire.transfer import serve_fetch, serve_submit
+from fedstudy.wire.transfer import Submission, serve_fetch, serve_submit
 
 
 class FederationService(FederationServicer):
@@ -28,6 +28,11 @@ class FederationService(FederationServicer):
     async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollReply:
         """Wait for the decision on a CSR."""
         entry = await self._enrolments.enrol(peer(context).name, request.csr_pem)
+        return pb.EnrollReply(certificate_pem=entry.certificate, authority_pem=entry.authority)
+
+    async def Renew(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollReply:
+        """Wait for the site's next certificate."""
+        entry = await self._enrolments.renew(self._site(context), request.csr_pem)
         return pb.EnrollReply(certificate_pem=entry.certificate, authority_pem=entry.authority)
 
     async def Offer(self, request: pb.OfferRequest, context: Any) -> pb.OfferReply:
@@ -66,8 +71,7 @@ class FederationService(FederationServicer):
     async def Inquire(self, request: pb.InquireRequest, context: Any) -> pb.InquireReply:
         """How much of an answer is here, or that it was accepted."""
         site = self._site(context)
-        known = self._engine.store.answer(request.instruction_id)
-        if known is not None and known.site == site and known.blob == Blob(request.digest, request.size):
+        if self._accepted(site, request):
             return pb.InquireReply(offset=request.size, accepted=True)
         self._engine.require_open(site, request.instruction_id)
         blobs = self._engine.blobs
@@ -75,25 +79,27 @@ class FederationService(FederationServicer):
         return pb.InquireReply(offset=offset, accepted=False)
 
     async def Submit(self, requests: AsyncIterator[pb.SubmitRequest], context: Any) -> pb.SubmitReply:
-        """An answer: spooled, verified, counted; durable when this returns."""
+        """An answer: spooled, verified, counted; durable when this returns. One that was accepted before is accepted again."""
         engine, site = self._engine, self._site(context)
         try:
-            header = await self._spool(site, requests, context)
-            engine.count(site, received=header.size - header.offset)
-            await engine.accept(site, header)
+            submission = await self._spool(site, requests, context)
+            header = submission.header
+            if not self._accepted(site, header):
+                engine.count(site, received=submission.came)
+                await engine.accept(site, header)
         except NoSpaceError as error:
             engine.hold(error)
             raise
         return pb.SubmitReply(accepted=True, offset=header.size)
 
-    async def _spool(
-        self, site: str, requests: AsyncIterator[pb.SubmitRequest], context: Any
-    ) -> pb.SubmitHeader:
+    async def _spool(self, site: str, requests: AsyncIterator[pb.SubmitRequest], context: Any) -> Submission:
         """Take the bytes in; wrong ones are a refused update like any other."""
         engine, instruction = self._engine, ""
 
-        def expect(header: pb.SubmitHeader) -> Blob:
+        def expect(header: pb.SubmitHeader) -> Blob | None:
             nonlocal instruction
+            if self._accepted(site, header):
+                return None
             engine.require_open(site, header.instruction_id)
             instruction = header.instruction_id
             return engine.expect(site, header)
@@ -104,6 +110,11 @@ class FederationService(FederationServicer):
             if instruction:
                 engine.refuse_update(site, instruction, error)
             raise
+
+    def _accepted(self, site: str, said: pb.InquireRequest | pb.SubmitHeader) -> bool:
+        """Whether just this was accepted from the site before."""
+        known = self._engine.store.answer(said.instruction_id)
+        return known is not None and known.site == site and known.blob == Blob(said.digest, said.size)
 
     async def Report(self, request: pb.ReportRequest, context: Any) -> pb.ReportReply:
         """Progress, kept in memory; failures, kept for ever. A preflight's profile stays at the agent and is ignored."""

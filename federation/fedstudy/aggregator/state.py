@@ -39,6 +39,7 @@ class Stage:
         missing: site → why no answer of it will come (Failed: code).
         overtime: the deadline has passed without a quorum.
         closing: no more answers are taken; the fold is under way.
+        resumed: when the aggregator last began again with this stage open; 0: never.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Stage:
     missing: Mapping[str, str] = field(default_factory=dict)
     overtime: bool = False
     closing: bool = False
+    resumed: float = 0.0
 
     @property
     def id(self) -> str:
@@ -83,6 +85,7 @@ class State:
         best, since_best, stop: of `stopWhen`.
         owed: site → instruction that was closed without its answer.
         last_rounds: site → last round whose model its update is in.
+        durations: kind of stage → site → seconds from opening to its answer, of the latest stages, by this clock alone.
     """
 
     phase: Phase = Phase.WAITING_FOR_SITES
@@ -112,6 +115,7 @@ class State:
     suspended: bool = False
     owed: Mapping[str, str] = field(default_factory=dict)
     last_rounds: Mapping[str, int] = field(default_factory=dict)
+    durations: Mapping[Kind, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     first_round_started: float = 0.0
     finish: Stage | None = None
     started: float = 0.0

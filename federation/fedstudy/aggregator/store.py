@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedstudy.aggregator import history
+from fedstudy.aggregator import history, refused
 from fedstudy.aggregator.state import STATE, State
 from fedstudy.errors import NoSpaceError, PlanError, StudyFailedError
 from fedstudy.tensors import Blob
@@ -43,8 +44,6 @@ CREATE TABLE IF NOT EXISTS rounds (
 CREATE TABLE IF NOT EXISTS models (stage TEXT PRIMARY KEY, round INTEGER NOT NULL, digest TEXT NOT NULL, size INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS evaluations (
   stage TEXT PRIMARY KEY, round INTEGER NOT NULL, split TEXT NOT NULL, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS refusals (
-  seq INTEGER PRIMARY KEY, time TEXT NOT NULL, peer TEXT NOT NULL, method TEXT NOT NULL, reason TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS history (
   seq INTEGER PRIMARY KEY, time TEXT NOT NULL, type TEXT NOT NULL, detail TEXT NOT NULL, previous TEXT NOT NULL, hash TEXT NOT NULL);
 """
@@ -89,6 +88,23 @@ def now_text() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What of the database metrics show.
+
+    Attributes:
+        rounds: seconds of each closed round.
+        stages: kind → seconds of each closed stage.
+        answers: kind → how many were accepted.
+        refusals: Handshake, or the method's name → how many.
+    """
+
+    rounds: list[float]
+    stages: dict[str, list[float]]
+    answers: dict[str, float]
+    refusals: dict[str, float]
+
+
 class Store:
     """The database of one study.
 
@@ -96,8 +112,13 @@ class Store:
         NoSpaceError: the disk is full; nothing of the transaction has happened.
     """
 
-    def __init__(self, folder: Path, *, plan: bytes, digest: str) -> None:
+    def __init__(
+        self, folder: Path, *, plan: bytes, digest: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """Open or create.
+
+        Args:
+            clock: monotonic seconds, by which refusals are gathered.
 
         Raises:
             PlanError: the folder holds another plan's study.
@@ -105,6 +126,7 @@ class Store:
         """
         self.folder = folder
         self.closed = False
+        self._tally = refused.Tally(clock)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(folder / DATABASE, isolation_level=None)
@@ -116,7 +138,7 @@ class Store:
                 "Check that the folder is writable, and free of other programs' files.",
             ) from error
         with self._transaction():
-            for statement in _SCHEMA.split(";\n"):
+            for statement in (*_SCHEMA.split(";\n"), refused.SCHEMA):
                 self.db.execute(statement)
             known = self._meta("plan_digest")
             if known is None:
@@ -131,7 +153,10 @@ class Store:
             )
 
     def close(self) -> None:
-        """Close the database; its write-ahead log is folded in."""
+        """Close the database; its write-ahead log is folded in. Refusals that a full disk has no room for are forgotten."""
+        if not self.closed:
+            with suppress(NoSpaceError):
+                self.write_refusals()
         self.closed = True
         self.db.close()
 
@@ -149,21 +174,25 @@ class Store:
         *,
         answers: Sequence[AnswerRow] = (),
         statements: Sequence[tuple[str, tuple[Any, ...]]] = (),
+        traffic: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        """Write one step or several: the new state, its rows and its history, all or nothing."""
-        time = now_text()
+        """Write one step or several: the new state, its rows and its history, and bytes that were counted, all or nothing."""
+        now = now_text()
         with self._transaction():
             self._put_meta("state", STATE.dump_json(state).decode())
             for answer in answers:
                 self.db.execute(
                     "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (answer.instruction, answer.stage, answer.site, answer.blob.digest, answer.blob.size, answer.samples,
-                     answer.events, answer.steps, answer.seconds, answer.loss, answer.norm, time),
+                     answer.events, answer.steps, answer.seconds, answer.loss, answer.norm, now),
                 )  # fmt: skip
             for sql, values in statements:
                 self.db.execute(sql, values)
+            self._add_traffic(traffic or {})
             for kind, detail in notes:
-                history.append(self.db, time, kind, detail)
+                history.append(self.db, now, kind, detail)
+            self._tally.write(self.db)
+        self._tally.written()
 
     def note(self, kind: str, **detail: Any) -> None:
         """Add to the history alone."""
@@ -171,18 +200,37 @@ class Store:
             history.append(self.db, now_text(), kind, detail)
 
     def refuse(self, peer: str, method: str, reason: str) -> None:
-        """Record a connection or an update that was refused."""
-        time = now_text()
-        with self._transaction():
-            self.db.execute(
-                "INSERT INTO refusals (time, peer, method, reason) VALUES (?, ?, ?, ?)",
-                (time, peer, method, reason),
-            )
-            history.append(self.db, time, "Refused", {"peer": peer, "method": method, "reason": reason})
+        """Record a connection or an update that was refused; written now, or a second after the last writing at the latest."""
+        if self._tally.add(now_text(), peer, method, reason):
+            self.write_refusals()
+
+    def write_refusals(self) -> None:
+        """Write the refusals that wait."""
+        if self._tally.waits:
+            with self._transaction():
+                self._tally.write(self.db)
+            self._tally.written()
 
     def refusals(self) -> int:
         """How many refusals there were."""
-        return int(self.db.execute("SELECT COUNT(*) FROM refusals").fetchone()[0])
+        self.write_refusals()
+        return refused.total(self.db)
+
+    def figures(self) -> Figures:
+        """What metrics show."""
+        self.write_refusals()
+        stages: dict[str, list[float]] = {}
+        for kind, seconds in self.db.execute(
+            "SELECT kind, closed - opened FROM stages WHERE closed IS NOT NULL"
+        ):
+            stages.setdefault(kind, []).append(seconds)
+        answers = "SELECT kind, COUNT(*) FROM answers JOIN stages USING (stage) GROUP BY kind"
+        return Figures(
+            [row[0] for row in self.db.execute("SELECT seconds FROM rounds")],
+            stages,
+            dict(self.db.execute(answers)),
+            refused.by_what(self.db),
+        )
 
     # Answers
 
@@ -232,23 +280,26 @@ class Store:
 
     def seen(self, site: str) -> None:
         """A site is there."""
-        time = now_text()
+        now = now_text()
         with self._transaction():
             self.db.execute(
                 "INSERT INTO sites (site, first_seen, last_seen) VALUES (?, ?, ?)"
                 " ON CONFLICT (site) DO UPDATE SET last_seen = excluded.last_seen",
-                (site, time, time),
+                (site, now, now),
             )
 
     def traffic(self, counts: Mapping[str, tuple[int, int]]) -> None:
         """Add bytes received and sent, by site."""
         with self._transaction():
-            for site, (received, sent) in counts.items():
-                self.db.execute(
-                    "INSERT INTO sites (site, bytes_in, bytes_out) VALUES (?, ?, ?) ON CONFLICT (site) DO UPDATE"
-                    " SET bytes_in = bytes_in + excluded.bytes_in, bytes_out = bytes_out + excluded.bytes_out",
-                    (site, received, sent),
-                )
+            self._add_traffic(counts)
+
+    def _add_traffic(self, counts: Mapping[str, tuple[int, int]]) -> None:
+        for site, (received, sent) in counts.items():
+            self.db.execute(
+                "INSERT INTO sites (site, bytes_in, bytes_out) VALUES (?, ?, ?) ON CONFLICT (site) DO UPDATE"
+                " SET bytes_in = bytes_in + excluded.bytes_in, bytes_out = bytes_out + excluded.bytes_out",
+                (site, received, sent),
+            )
 
     def sites(self) -> dict[str, tuple[str, int, int]]:
         """Site → last seen, bytes received, bytes sent."""

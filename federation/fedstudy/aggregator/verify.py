@@ -12,7 +12,7 @@ import numpy as np
 
 from fedstudy import encodings
 from fedstudy.aggregator.algorithms.base import Algorithm, trained
-from fedstudy.aggregator.blocks import DTYPES, Layout, blocks, layout, read_block, spans
+from fedstudy.aggregator.blocks import BLOCK, DTYPES, Layout, blocks, layout, read_block, runs, spans
 from fedstudy.aggregator.declared import (
     declared_cohort,
     declared_evaluation,
@@ -193,27 +193,35 @@ def difference_norm(answer: TensorFile, w: TensorFile, transfer: Transfer) -> fl
     """‖w_k − w‖ over the tensors of an update, decoded; added up in float64 from blocks.
 
     Where the update travels as it is, a block's differences and squares are float32 (an error of about 1e-6 of the norm),
-    which takes a quarter of the time; a block in which they overflow is done again in float64.
+    which takes a quarter of the time; an update in which they overflow is done again in float64.
 
     Raises:
         UpdateError: a tensor holds NaN or infinity.
     """
-    plain = transfer == Transfer()
+    names = sorted(trained(w))
+    if transfer == Transfer():
+        rooms = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+        square = sum(
+            _quick_square(answer, w, name, start, count, rooms)
+            for name, size in runs([answer, w], names).items()
+            for start, count in spans(size)
+        )
+        if math.isfinite(square):
+            return math.sqrt(square)
     square = 0.0
-    for name in sorted(trained(w)):
+    for name in names:
         for start, count in spans(math.prod(w.tensors[name].shape)):
-            quick = _quick_square(answer, w, name, start, count) if plain else math.nan
-            square += (
-                quick if math.isfinite(quick) else _exact_square(answer, w, name, start, count, transfer)
-            )
+            square += _exact_square(answer, w, name, start, count, transfer)
     return math.sqrt(square)
 
 
-def _quick_square(answer: TensorFile, w: TensorFile, name: str, start: int, count: int) -> float:
+def _quick_square(
+    answer: TensorFile, w: TensorFile, name: str, start: int, count: int, rooms: tuple[Array, Array]
+) -> float:
     """Σ(w_k − w)² of a block; finite only where all of w_k is."""
-    change = read_block(answer, name, start, count)
+    change = read_block(answer, name, start, count, rooms[0])
     with np.errstate(over="ignore", invalid="ignore"):
-        np.subtract(change, read_block(w, name, start, count), out=change)
+        np.subtract(change, read_block(w, name, start, count, rooms[1]), out=change)
         np.multiply(change, change, out=change)
         return float(change.sum())
 

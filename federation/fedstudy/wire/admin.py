@@ -30,6 +30,9 @@ class PendingEnrolment(Model):
         description="sha256 of the CSR's public key (DER SubjectPublicKeyInfo), hexadecimal."
     )
     csr_pem: str
+    renews: str = Field(
+        default="", description="The site whose certificate is to be renewed; empty: a first certificate."
+    )
 
 
 class SiteProgress(Model):
@@ -88,7 +91,8 @@ class AggregatorState(Model):
     bytes_out: int = 0
     seconds_left: float | None = None
     refusals: int = Field(
-        default=0, description="Connections and updates refused so far; the history has them one by one."
+        default=0,
+        description="Connections and updates refused so far; the table `refused` of the history has them by peer, method and reason.",
     )
 
 
@@ -237,6 +241,13 @@ class AgentState(Model):
     round: int = 0
     finished: bool = False
     failure: str = Field(default="", description="What the trainer last failed with.")
+    trainer_last_seen: str = Field(
+        default="", description="Last sign of life of a trainer, RFC 3339; empty: none since the agent began."
+    )
+    trainer_silent: bool = Field(
+        default=False,
+        description="The trainer that took the work has shown no sign of life for FEDSTUDY_TRAINER_SILENT seconds.",
+    )
     progress: SiteProgress = SiteProgress()
     metrics: dict[str, float] = {}
     ledger_head: str = ""

@@ -2,6 +2,7 @@
 
     <root>/sha256/<hex>     whole, verified, fsynced
     <root>/partial/<hex>    what has come so far; a prefix of the blob, verified only when it is whole
+    <root>/spare/<number>   what was deleted, to be written over by the next upload (`fedstudy.wire.spares`)
 
 A store belongs to one process. Receiving is single-writer for each digest: a new upload takes over from an old one, whose connection
 is then most likely dead without our knowing.
@@ -22,6 +23,11 @@ from weakref import WeakValueDictionary
 
 from fedstudy.errors import ConnectionLostError, NoSpaceError, UpdateError
 from fedstudy.tensors import Array, Blob, digest_file, encode, write_bytes
+from fedstudy.wire.spares import Spares
+from fedstudy.wire.writeback import STEP, Writeback
+
+_MARK = "user.fedstudy.held"
+"""Extended attribute of a partial upload that is written over an older, longer file: how many bytes are the upload's."""
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _NAME = re.compile(r"[0-9a-f]{64}")
@@ -44,8 +50,9 @@ class BlobStore:
             shutil.rmtree(self._partial, ignore_errors=True)
         for folder in (self._whole, self._partial):
             folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._whole.glob(".*.part"):
+        for leftover in (*self._whole.glob(".*.part"), *self._partial.glob(".*.spare")):
             leftover.unlink()
+        self._spares = Spares(root / "spare", self._whole, durable=durable)
         self._lock = threading.Lock()  # between receive and finish, which may run in a thread
         self._receivers: WeakValueDictionary[str, Receiver] = WeakValueDictionary()
 
@@ -118,17 +125,22 @@ class BlobStore:
 
     def delete(self, digest: str) -> None:
         """Remove the blob and what there is of an upload of it; no error where there is nothing."""
-        self.path(digest).unlink(missing_ok=True)
+        self._spares.retire(self.path(digest))
         (self._partial / _hex(digest)).unlink(missing_ok=True)
+
+    def lend(self, target: Path, size: int) -> None:
+        """Put a file that nobody needs at `target`, on the same disk, to be written over; nothing where there is none."""
+        self._spares.take(target, size)
+
+    def make_room(self) -> None:
+        """Give back to the disk what is kept for speed alone."""
+        self._spares.forget()
 
     def held(self, digest: str, size: int) -> int:
         """How many bytes of a blob of `size` are here: an upload goes on from there."""
         if self.has(digest):
             return size
-        try:
-            there = (self._partial / _hex(digest)).stat().st_size
-        except FileNotFoundError:
-            return 0
+        there = _held(self._partial / _hex(digest))
         return there if there <= size else 0
 
     def receive(self, blob: Blob, offset: int) -> Receiver:
@@ -146,16 +158,31 @@ class BlobStore:
             if (before := self._receivers.get(name)) is not None and not before.supersede():
                 raise ConnectionLostError(f"The upload of {blob.digest} is being verified.", "Ask again.")
             path = self._partial / name
-            there = path.stat().st_size if path.exists() else 0
-            if there < offset:
+            if (there := _held(path)) < offset:
                 raise ConnectionLostError(
                     f"Only {there} bytes of {blob.digest} are held, not {offset}.", "Ask again."
                 )
-            if shutil.disk_usage(self._partial).free < blob.size - there:
-                raise _full(path)
+            self._place(path, blob.size)
             receiver = Receiver(blob, path, self._whole / name, offset, self._lock, self._sync)
             self._receivers[name] = receiver
             return receiver
+
+    def _place(self, path: Path, size: int) -> None:
+        """Have room for an upload: in what is there of it, in a spare file, or on the disk.
+
+        Raises:
+            NoSpaceError: there is none.
+        """
+        if not path.exists():
+            part = path.with_name(f".{path.name}.spare")
+            if self._spares.take(part, size) and _mark(part, 0):
+                part.rename(path)
+            part.unlink(missing_ok=True)
+        wanted = size - (path.stat().st_size if path.exists() else 0)
+        if shutil.disk_usage(self._partial).free < wanted:
+            self._spares.forget()
+            if shutil.disk_usage(self._partial).free < wanted:
+                raise _full(path)
 
     def _copy_in(self, path: Path, target: Path) -> None:
         part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -192,8 +219,14 @@ class Receiver:
         self._sha = None if self.resumed else hashlib.sha256()
         self._finishing = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._descriptor, offset)
+        self._marked = _is_marked(path)
+        if self._marked:
+            _mark(self._descriptor, offset)
+        else:
+            os.ftruncate(self._descriptor, offset)
+        self._told = offset
         os.lseek(self._descriptor, offset, os.SEEK_SET)
+        self._writeback = Writeback(self._descriptor, offset) if sync is _fsync else None
 
     def __enter__(self) -> Receiver:
         return self
@@ -226,6 +259,11 @@ class Receiver:
                 written = os.write(self._descriptor, view)
                 self._position += written
                 view = view[written:]
+            if self._writeback is not None:
+                self._writeback.grown(self._position)
+            if self._marked and self._position - self._told >= STEP:
+                self._told = self._position
+                os.setxattr(self._descriptor, _MARK, b"%d" % self._position)
         except OSError as error:
             self.close()
             raise _translated(error, self._path) from error
@@ -248,6 +286,7 @@ class Receiver:
                 raise UpdateError(
                     f"The upload of {self.blob.digest} ended after {self._position} of {self.blob.size} bytes."
                 )
+            self._cut()
             found = (
                 f"sha256:{self._sha.hexdigest()}" if self._sha is not None else digest_file(self._path).digest
             )
@@ -281,9 +320,18 @@ class Receiver:
         self._release()
         return True
 
+    def _cut(self) -> None:
+        """All bytes are here: what is left behind them of an older file goes."""
+        if self._marked:
+            os.ftruncate(self._descriptor, self._position)
+            os.removexattr(self._descriptor, _MARK)
+            self._marked = False
+
     def _release(self) -> None:
         descriptor, self._descriptor = getattr(self, "_descriptor", -1), -1
         if descriptor >= 0:
+            if self._marked:
+                _mark(descriptor, self._position)
             os.close(descriptor)
 
     def _drop(self) -> None:
@@ -295,6 +343,30 @@ class Receiver:
             raise ConnectionLostError(
                 f"Another upload of {self.blob.digest} took over, or this one has ended.", "Ask again."
             )
+
+
+def _held(path: Path) -> int:
+    """Bytes of a partial upload that are in its file; 0 where there is none."""
+    try:
+        return int(os.getxattr(path, _MARK)) if _is_marked(path) else path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _is_marked(path: Path) -> bool:
+    try:
+        return _MARK in os.listxattr(path)
+    except OSError:  # no such file, or a file system without extended attributes
+        return False
+
+
+def _mark(file: Path | int, held: int) -> bool:
+    """Say of a file that is written over how much of it is new; False where the file system cannot."""
+    try:
+        os.setxattr(file, _MARK, b"%d" % held)
+    except OSError:
+        return False
+    return True
 
 
 def _hex(digest: str) -> str:

@@ -42,6 +42,8 @@ _SERVER = [
     ("grpc.max_concurrent_streams", 64),
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.server_handshake_timeout_ms", 20_000),
+    # Each connection keeps the buffers of its fastest moment: unlimited, about a MB for each site that has sent a model.
+    ("grpc.experimental.tcp_max_read_buffer_size", 64 << 10),
 ]
 
 

@@ -31,10 +31,16 @@ class CertificateFacts:
     Attributes:
         not_after: when it ends (UTC).
         fingerprint: sha256 of the certificate (DER), hexadecimal.
+        not_before: when it begins (UTC).
     """
 
     not_after: datetime
     fingerprint: str
+    not_before: datetime
+
+    def spent(self, now: datetime) -> float:
+        """How much of its life is over: 0 when it begins, 1 when it ends."""
+        return (now - self.not_before) / (self.not_after - self.not_before)
 
 
 def make_key_and_csr() -> tuple[str, str]:
@@ -89,7 +95,8 @@ def certificate_facts(pem: str | bytes) -> CertificateFacts:
         RefusedError: it cannot be read.
     """
     certificate = _load(pem)
-    return CertificateFacts(certificate.not_valid_after_utc, certificate.fingerprint(hashes.SHA256()).hex())
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    return CertificateFacts(certificate.not_valid_after_utc, fingerprint, certificate.not_valid_before_utc)
 
 
 def certificate_identity(pem: str | bytes) -> Identity:

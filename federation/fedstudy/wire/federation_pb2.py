@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64study/wire/federation.proto\x12\x0b\x66\x65\x64study.v1\"2\n\rEnrollRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\"=\n\x0b\x45nrollReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x15\n\rauthority_pem\x18\x02 \x01(\t\"\x0e\n\x0cOfferRequest\"*\n\nOfferReply\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"$\n\rFollowRequest\x12\x13\n\x0bplan_digest\x18\x01 \x01(\t\"3\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\x9b\x01\n\x0bInstruction\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04kind\x18\x02 \x01(\x0e\x32\x11.fedstudy.v1.Kind\x12\r\n\x05round\x18\x03 \x01(\r\x12\"\n\x06inputs\x18\x04 \x03(\x0b\x32\x12.fedstudy.v1.Input\x12\x12\n\nparameters\x18\x05 \x01(\x0c\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x06 \x01(\r\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"F\n\x0eInquireRequest\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"0\n\x0cInquireReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\"]\n\x0c\x43ontribution\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x0c\n\x04loss\x18\x05 \x01(\x01\"\x85\x01\n\x0cSubmitHeader\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12/\n\x0c\x63ontribution\x18\x05 \x01(\x0b\x32\x19.fedstudy.v1.Contribution\"T\n\rSubmitRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.fedstudy.v1.SubmitHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"/\n\x0bSubmitReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x8f\x01\n\x08Progress\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x14\n\x0csamples_done\x18\x02 \x01(\x04\x12\x15\n\rsamples_total\x18\x03 \x01(\x04\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x05 \x01(\x01\x12\x1a\n\x12samples_per_second\x18\x06 \x01(\x01\"O\n\x07\x46\x61ilure\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\"\x1c\n\tPreflight\x12\x0f\n\x07profile\x18\x01 \x01(\x0c\"\x9a\x01\n\rReportRequest\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.fedstudy.v1.ProgressH\x00\x12\'\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.fedstudy.v1.FailureH\x00\x12+\n\tpreflight\x18\x03 \x01(\x0b\x32\x16.fedstudy.v1.PreflightH\x00\x42\x08\n\x06report\"\r\n\x0bReportReply\"\x0e\n\x0cWatchRequest\"\x19\n\x05State\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"!\n\rDecideRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"\r\n\x0b\x44\x65\x63ideReply*m\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATISTICS\x10\x01\x12\x0e\n\nINITIALISE\x10\x02\x12\t\n\x05TRAIN\x10\x03\x12\x0c\n\x08\x45VALUATE\x10\x04\x12\n\n\x06\x46INISH\x10\x05\x12\n\n\x06\x43\x41NCEL\x10\x06\x32\xca\x03\n\nFederation\x12>\n\x06\x45nroll\x12\x1a.fedstudy.v1.EnrollRequest\x1a\x18.fedstudy.v1.EnrollReply\x12;\n\x05Offer\x12\x19.fedstudy.v1.OfferRequest\x1a\x17.fedstudy.v1.OfferReply\x12@\n\x06\x46ollow\x12\x1a.fedstudy.v1.FollowRequest\x1a\x18.fedstudy.v1.Instruction0\x01\x12\x38\n\x05\x46\x65tch\x12\x19.fedstudy.v1.FetchRequest\x1a\x12.fedstudy.v1.Chunk0\x01\x12\x41\n\x07Inquire\x12\x1b.fedstudy.v1.InquireRequest\x1a\x19.fedstudy.v1.InquireReply\x12@\n\x06Submit\x12\x1a.fedstudy.v1.SubmitRequest\x1a\x18.fedstudy.v1.SubmitReply(\x01\x12>\n\x06Report\x12\x1a.fedstudy.v1.ReportRequest\x1a\x18.fedstudy.v1.ReportReply2\x81\x01\n\x05\x41\x64min\x12\x38\n\x05Watch\x12\x19.fedstudy.v1.WatchRequest\x1a\x12.fedstudy.v1.State0\x01\x12>\n\x06\x44\x65\x63ide\x12\x1a.fedstudy.v1.DecideRequest\x1a\x18.fedstudy.v1.DecideReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x66\x65\x64study/wire/federation.proto\x12\x0b\x66\x65\x64study.v1\"2\n\rEnrollRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\t\x12\x10\n\x08protocol\x18\x02 \x01(\t\"=\n\x0b\x45nrollReply\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\t\x12\x15\n\rauthority_pem\x18\x02 \x01(\t\"\x0e\n\x0cOfferRequest\"*\n\nOfferReply\x12\x0c\n\x04plan\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"$\n\rFollowRequest\x12\x13\n\x0bplan_digest\x18\x01 \x01(\t\"3\n\x05Input\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"\x9b\x01\n\x0bInstruction\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04kind\x18\x02 \x01(\x0e\x32\x11.fedstudy.v1.Kind\x12\r\n\x05round\x18\x03 \x01(\r\x12\"\n\x06inputs\x18\x04 \x03(\x0b\x32\x12.fedstudy.v1.Input\x12\x12\n\nparameters\x18\x05 \x01(\x0c\x12\x18\n\x10\x64\x65\x61\x64line_seconds\x18\x06 \x01(\r\".\n\x0c\x46\x65tchRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"F\n\x0eInquireRequest\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\"0\n\x0cInquireReply\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\"]\n\x0c\x43ontribution\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x0e\n\x06\x65vents\x18\x02 \x01(\x04\x12\r\n\x05steps\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\x12\x0c\n\x04loss\x18\x05 \x01(\x01\"u\n\x0cSubmitHeader\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12/\n\x0c\x63ontribution\x18\x04 \x01(\x0b\x32\x19.fedstudy.v1.Contribution\"T\n\rSubmitRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x19.fedstudy.v1.SubmitHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"/\n\x0bSubmitReply\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"\x8f\x01\n\x08Progress\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x14\n\x0csamples_done\x18\x02 \x01(\x04\x12\x15\n\rsamples_total\x18\x03 \x01(\x04\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x05 \x01(\x01\x12\x1a\n\x12samples_per_second\x18\x06 \x01(\x01\"O\n\x07\x46\x61ilure\x12\x16\n\x0einstruction_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\"\x1c\n\tPreflight\x12\x0f\n\x07profile\x18\x01 \x01(\x0c\"\x9a\x01\n\rReportRequest\x12)\n\x08progress\x18\x01 \x01(\x0b\x32\x15.fedstudy.v1.ProgressH\x00\x12\'\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.fedstudy.v1.FailureH\x00\x12+\n\tpreflight\x18\x03 \x01(\x0b\x32\x16.fedstudy.v1.PreflightH\x00\x42\x08\n\x06report\"\r\n\x0bReportReply\"\x0e\n\x0cWatchRequest\"\x19\n\x05State\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"!\n\rDecideRequest\x12\x10\n\x08\x64ocument\x18\x01 \x01(\x0c\"\r\n\x0b\x44\x65\x63ideReply\"-\n\rExportRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04*m\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n\nSTATISTICS\x10\x01\x12\x0e\n\nINITIALISE\x10\x02\x12\t\n\x05TRAIN\x10\x03\x12\x0c\n\x08\x45VALUATE\x10\x04\x12\n\n\x06\x46INISH\x10\x05\x12\n\n\x06\x43\x41NCEL\x10\x06\x32\x89\x04\n\nFederation\x12>\n\x06\x45nroll\x12\x1a.fedstudy.v1.EnrollRequest\x1a\x18.fedstudy.v1.EnrollReply\x12=\n\x05Renew\x12\x1a.fedstudy.v1.EnrollRequest\x1a\x18.fedstudy.v1.EnrollReply\x12;\n\x05Offer\x12\x19.fedstudy.v1.OfferRequest\x1a\x17.fedstudy.v1.OfferReply\x12@\n\x06\x46ollow\x12\x1a.fedstudy.v1.FollowRequest\x1a\x18.fedstudy.v1.Instruction0\x01\x12\x38\n\x05\x46\x65tch\x12\x19.fedstudy.v1.FetchRequest\x1a\x12.fedstudy.v1.Chunk0\x01\x12\x41\n\x07Inquire\x12\x1b.fedstudy.v1.InquireRequest\x1a\x19.fedstudy.v1.InquireReply\x12@\n\x06Submit\x12\x1a.fedstudy.v1.SubmitRequest\x1a\x18.fedstudy.v1.SubmitReply(\x01\x12>\n\x06Report\x12\x1a.fedstudy.v1.ReportRequest\x1a\x18.fedstudy.v1.ReportReply2\xbd\x01\n\x05\x41\x64min\x12\x38\n\x05Watch\x12\x19.fedstudy.v1.WatchRequest\x1a\x12.fedstudy.v1.State0\x01\x12>\n\x06\x44\x65\x63ide\x12\x1a.fedstudy.v1.DecideRequest\x1a\x18.fedstudy.v1.DecideReply\x12:\n\x06\x45xport\x12\x1a.fedstudy.v1.ExportRequest\x1a\x12.fedstudy.v1.Chunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fedstudy.wire.federation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=1552
-  _globals['_KIND']._serialized_end=1661
+  _globals['_KIND']._serialized_start=1582
+  _globals['_KIND']._serialized_end=1691
   _globals['_ENROLLREQUEST']._serialized_start=47
   _globals['_ENROLLREQUEST']._serialized_end=97
   _globals['_ENROLLREPLY']._serialized_start=99
@@ -57,32 +57,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INQUIREREPLY']._serialized_end=662
   _globals['_CONTRIBUTION']._serialized_start=664
   _globals['_CONTRIBUTION']._serialized_end=757
-  _globals['_SUBMITHEADER']._serialized_start=760
-  _globals['_SUBMITHEADER']._serialized_end=893
-  _globals['_SUBMITREQUEST']._serialized_start=895
-  _globals['_SUBMITREQUEST']._serialized_end=979
-  _globals['_SUBMITREPLY']._serialized_start=981
-  _globals['_SUBMITREPLY']._serialized_end=1028
-  _globals['_PROGRESS']._serialized_start=1031
-  _globals['_PROGRESS']._serialized_end=1174
-  _globals['_FAILURE']._serialized_start=1176
-  _globals['_FAILURE']._serialized_end=1255
-  _globals['_PREFLIGHT']._serialized_start=1257
-  _globals['_PREFLIGHT']._serialized_end=1285
-  _globals['_REPORTREQUEST']._serialized_start=1288
-  _globals['_REPORTREQUEST']._serialized_end=1442
-  _globals['_REPORTREPLY']._serialized_start=1444
-  _globals['_REPORTREPLY']._serialized_end=1457
-  _globals['_WATCHREQUEST']._serialized_start=1459
-  _globals['_WATCHREQUEST']._serialized_end=1473
-  _globals['_STATE']._serialized_start=1475
-  _globals['_STATE']._serialized_end=1500
-  _globals['_DECIDEREQUEST']._serialized_start=1502
-  _globals['_DECIDEREQUEST']._serialized_end=1535
-  _globals['_DECIDEREPLY']._serialized_start=1537
-  _globals['_DECIDEREPLY']._serialized_end=1550
-  _globals['_FEDERATION']._serialized_start=1664
-  _globals['_FEDERATION']._serialized_end=2122
-  _globals['_ADMIN']._serialized_start=2125
-  _globals['_ADMIN']._serialized_end=2254
+  _globals['_SUBMITHEADER']._serialized_start=759
+  _globals['_SUBMITHEADER']._serialized_end=876
+  _globals['_SUBMITREQUEST']._serialized_start=878
+  _globals['_SUBMITREQUEST']._serialized_end=962
+  _globals['_SUBMITREPLY']._serialized_start=964
+  _globals['_SUBMITREPLY']._serialized_end=1011
+  _globals['_PROGRESS']._serialized_start=1014
+  _globals['_PROGRESS']._serialized_end=1157
+  _globals['_FAILURE']._serialized_start=1159
+  _globals['_FAILURE']._serialized_end=1238
+  _globals['_PREFLIGHT']._serialized_start=1240
+  _globals['_PREFLIGHT']._serialized_end=1268
+  _globals['_REPORTREQUEST']._serialized_start=1271
+  _globals['_REPORTREQUEST']._serialized_end=1425
+  _globals['_REPORTREPLY']._serialized_start=1427
+  _globals['_REPORTREPLY']._serialized_end=1440
+  _globals['_WATCHREQUEST']._serialized_start=1442
+  _globals['_WATCHREQUEST']._serialized_end=1456
+  _globals['_STATE']._serialized_start=1458
+  _globals['_STATE']._serialized_end=1483
+  _globals['_DECIDEREQUEST']._serialized_start=1485
+  _globals['_DECIDEREQUEST']._serialized_end=1518
+  _globals['_DECIDEREPLY']._serialized_start=1520
+  _globals['_DECIDEREPLY']._serialized_end=1533
+  _globals['_EXPORTREQUEST']._serialized_start=1535
+  _globals['_EXPORTREQUEST']._serialized_end=1580
+  _globals['_FEDERATION']._serialized_start=1694
+  _globals['_FEDERATION']._serialized_end=2215
+  _globals['_ADMIN']._serialized_start=2218
+  _globals['_ADMIN']._serialized_end=2407
 # @@protoc_insertion_point(module_scope)

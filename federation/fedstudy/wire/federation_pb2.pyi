@@ -131,18 +131,16 @@ class Contribution(_message.Message):
     def __init__(self, samples: _Optional[int] = ..., events: _Optional[int] = ..., steps: _Optional[int] = ..., seconds: _Optional[float] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class SubmitHeader(_message.Message):
-    __slots__ = ("instruction_id", "digest", "size", "offset", "contribution")
+    __slots__ = ("instruction_id", "digest", "size", "contribution")
     INSTRUCTION_ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
-    OFFSET_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     instruction_id: str
     digest: str
     size: int
-    offset: int
     contribution: Contribution
-    def __init__(self, instruction_id: _Optional[str] = ..., digest: _Optional[str] = ..., size: _Optional[int] = ..., offset: _Optional[int] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ...) -> None: ...
+    def __init__(self, instruction_id: _Optional[str] = ..., digest: _Optional[str] = ..., size: _Optional[int] = ..., contribution: _Optional[_Union[Contribution, _Mapping]] = ...) -> None: ...
 
 class SubmitRequest(_message.Message):
     __slots__ = ("header", "data")
@@ -227,3 +225,11 @@ class DecideRequest(_message.Message):
 class DecideReply(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("name", "offset")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    offset: int
+    def __init__(self, name: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...

@@ -39,6 +39,11 @@ class FederationStub:
                 request_serializer=fedstudy_dot_wire_dot_federation__pb2.EnrollRequest.SerializeToString,
                 response_deserializer=fedstudy_dot_wire_dot_federation__pb2.EnrollReply.FromString,
                 _registered_method=True)
+        self.Renew = channel.unary_unary(
+                '/fedstudy.v1.Federation/Renew',
+                request_serializer=fedstudy_dot_wire_dot_federation__pb2.EnrollRequest.SerializeToString,
+                response_deserializer=fedstudy_dot_wire_dot_federation__pb2.EnrollReply.FromString,
+                _registered_method=True)
         self.Offer = channel.unary_unary(
                 '/fedstudy.v1.Federation/Offer',
                 request_serializer=fedstudy_dot_wire_dot_federation__pb2.OfferRequest.SerializeToString,
@@ -81,6 +86,13 @@ class FederationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Renew(self, request, context):
+        """The next certificate for the same key, under the present one, long before that ends. Waits for the decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Offer(self, request, context):
         """The plan that the study offers.
         """
@@ -103,14 +115,15 @@ class FederationServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Inquire(self, request, context):
-        """How much of an upload is held already, so that it can go on from there.
+        """After an upload that broke off: whether it was accepted all the same, and how much of it is held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Submit(self, request_iterator, context):
-        """The answer to an instruction: a header, then the blob's bytes from the offset that Inquire gave.
+        """The answer to an instruction: a header; then, once the server's initial metadata gives the word and the byte to begin at
+        (`fedstudy-offset`), the blob's bytes. A sender that does not wait for it (`waits`) begins at its own `offset`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +141,11 @@ def add_FederationServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Enroll': grpc.unary_unary_rpc_method_handler(
                     servicer.Enroll,
+                    request_deserializer=fedstudy_dot_wire_dot_federation__pb2.EnrollRequest.FromString,
+                    response_serializer=fedstudy_dot_wire_dot_federation__pb2.EnrollReply.SerializeToString,
+            ),
+            'Renew': grpc.unary_unary_rpc_method_handler(
+                    servicer.Renew,
                     request_deserializer=fedstudy_dot_wire_dot_federation__pb2.EnrollRequest.FromString,
                     response_serializer=fedstudy_dot_wire_dot_federation__pb2.EnrollReply.SerializeToString,
             ),
@@ -187,6 +205,33 @@ class Federation:
             request,
             target,
             '/fedstudy.v1.Federation/Enroll',
+            fedstudy_dot_wire_dot_federation__pb2.EnrollRequest.SerializeToString,
+            fedstudy_dot_wire_dot_federation__pb2.EnrollReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Renew(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fedstudy.v1.Federation/Renew',
             fedstudy_dot_wire_dot_federation__pb2.EnrollRequest.SerializeToString,
             fedstudy_dot_wire_dot_federation__pb2.EnrollReply.FromString,
             options,
@@ -382,6 +427,11 @@ class AdminStub:
                 request_serializer=fedstudy_dot_wire_dot_federation__pb2.DecideRequest.SerializeToString,
                 response_deserializer=fedstudy_dot_wire_dot_federation__pb2.DecideReply.FromString,
                 _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/fedstudy.v1.Admin/Export',
+                request_serializer=fedstudy_dot_wire_dot_federation__pb2.ExportRequest.SerializeToString,
+                response_deserializer=fedstudy_dot_wire_dot_federation__pb2.Chunk.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -402,6 +452,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Export(self, request, context):
+        """a file of the study's results, from an offset; of an aggregator alone
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -414,6 +471,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Decide,
                     request_deserializer=fedstudy_dot_wire_dot_federation__pb2.DecideRequest.FromString,
                     response_serializer=fedstudy_dot_wire_dot_federation__pb2.DecideReply.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=fedstudy_dot_wire_dot_federation__pb2.ExportRequest.FromString,
+                    response_serializer=fedstudy_dot_wire_dot_federation__pb2.Chunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -471,6 +533,33 @@ class Admin:
             '/fedstudy.v1.Admin/Decide',
             fedstudy_dot_wire_dot_federation__pb2.DecideRequest.SerializeToString,
             fedstudy_dot_wire_dot_federation__pb2.DecideReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/fedstudy.v1.Admin/Export',
+            fedstudy_dot_wire_dot_federation__pb2.ExportRequest.SerializeToString,
+            fedstudy_dot_wire_dot_federation__pb2.Chunk.FromString,
             options,
             channel_credentials,
             insecure,

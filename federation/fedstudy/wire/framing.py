@@ -14,6 +14,7 @@ import grpc
 from fedstudy.wire import federation_pb2 as pb
 
 FETCH, SUBMIT = "/fedstudy.v1.Federation/Fetch", "/fedstudy.v1.Federation/Submit"
+EXPORT = "/fedstudy.v1.Admin/Export"
 
 _CHUNK_TAG, _SUBMIT_TAG = (
     b"\x0a",
@@ -69,8 +70,8 @@ def serialise(message: Any) -> bytes:
     return encoded
 
 
-READERS: dict[str, Callable[[bytes], Any]] = {FETCH: read_chunk, SUBMIT: read_submit}
-"""Method → how its stream of bytes is read, where not by protobuf: Fetch's by the client, Submit's by the server."""
+READERS: dict[str, Callable[[bytes], Any]] = {FETCH: read_chunk, EXPORT: read_chunk, SUBMIT: read_submit}
+"""Method → how its stream of bytes is read, where not by protobuf: Fetch's and Export's by the client, Submit's by the server."""
 
 
 def use_frames(channel: grpc.aio.Channel) -> grpc.aio.Channel:

@@ -1,7 +1,8 @@
 """Blobs over the wire: streams of 1 MiB chunks that go on where they broke off, in either direction.
 
 The event loop does the reading, hashing and writing of each chunk itself: at 1 MiB that costs less than a hop to a thread and
-back, and grpc's flow control bounds what waits in memory. Only what takes as long as the disk likes (fsync) is sent to a thread.
+back. Only what takes as long as the disk likes (fsync) is sent to a thread. Nothing of an upload is sent before the server has
+a place for it (`fedstudy.wire.turns`): so a site that waits costs the server no memory, and hears a refusal before it sends.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -34,10 +35,13 @@ from fedstudy.wire.federation_pb2 import (
 )
 from fedstudy.wire.framing import Frame, chunk_frame, submit_frame
 from fedstudy.wire.status import from_rpc_error
-from fedstudy.wire.turns import Turns
+from fedstudy.wire.turns import SLOW, Place, Places
 
 CHUNK = 1 << 20
 """Bytes of payload in one message."""
+
+OFFSET_KEY = "fedstudy-offset"
+"""In the initial metadata that answers the header of an upload: at which byte the sender shall begin, now."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 3.0  # seconds between attempts
 _LAST_WORD = 0.25  # seconds after a failed write in which the peer's status may still come
@@ -46,6 +50,19 @@ _PASSING = (
     NoSpaceError,
     InterruptedByUserError,
 )  # of the other side: worth another attempt
+
+
+@dataclass(frozen=True)
+class Submission:
+    """An answer whose bytes are here.
+
+    Attributes:
+        header: what was said of it.
+        came: bytes that came with this call; the others were here.
+    """
+
+    header: SubmitHeader
+    came: int
 
 
 @dataclass
@@ -142,18 +159,18 @@ async def submit(
     """
     patience = _Patience.of(timeout)
     inquiry = InquireRequest(instruction_id=instruction_id, digest=blob.digest, size=blob.size)
+    header = SubmitHeader(
+        instruction_id=instruction_id,
+        digest=blob.digest,
+        size=blob.size,
+        contribution=contribution,
+    )
+    first = True
     while True:
         try:
-            held = await stub.Inquire(inquiry, timeout=patience.left())
-            if held.accepted:
+            if not first and (await stub.Inquire(inquiry, timeout=patience.left())).accepted:
                 return
-            header = SubmitHeader(
-                instruction_id=instruction_id,
-                digest=blob.digest,
-                size=blob.size,
-                offset=min(held.offset, blob.size),
-                contribution=contribution,
-            )
+            first = False
             reply = await _upload(stub.Submit(timeout=patience.left()), header, store.path(blob.digest))
             if reply.accepted:
                 return
@@ -176,15 +193,11 @@ async def serve_fetch(store: BlobStore, request: FetchRequest, context: Any) -> 
         raise UpdateError(
             f"Blob {request.digest} has {blob.size} bytes; byte {request.offset} was asked for."
         )
-    turns = _turns(store)
-    with store.path(request.digest).open("rb", buffering=0) as file:
-        begin = request.offset
-        while begin < blob.size:
-            async with turns.one():
-                frame = chunk_frame(_chunk(file.fileno(), begin, blob.size))
-                begin += len(frame.data)
-                yield frame
-                del frame  # not to be held while others have their turn
+    async with _places(store).down.one() as place:
+        with store.path(request.digest).open("rb", buffering=0) as file:
+            for data in _chunks(file.fileno(), request.offset, blob.size):
+                yield chunk_frame(data)
+                place.moved(len(data))
 
 
 async def serve_submit(
@@ -192,15 +205,16 @@ async def serve_submit(
     requests: AsyncIterator[SubmitRequest],
     context: Any,
     *,
-    expect: Callable[[SubmitHeader], Blob],
-) -> SubmitHeader:
+    expect: Callable[[SubmitHeader], Blob | None],
+) -> Submission:
     """The server's half of `submit`: spool and verify. The blob is in the store, durably, on return; accepting it is the caller's.
 
     Args:
         store: where it goes.
         requests: the stream.
         context: the RPC's.
-        expect: given the header, the blob that is acceptable; raises a FedstudyError to refuse before any byte is taken.
+        expect: given the header, the blob that is acceptable, None where the answer is accepted already; raises a
+            FedstudyError to refuse before any byte is taken.
 
     Raises:
         UpdateError: no header; other bytes than declared, fewer, or more.
@@ -212,38 +226,43 @@ async def serve_submit(
     if first is None or first.WhichOneof("part") != "header":
         raise UpdateError("The answer does not begin with its header.")
     header = first.header
-    blob = expect(header)
+    if (blob := expect(header)) is None:
+        return Submission(header, 0)
     if (blob.digest, blob.size) != (header.digest, header.size):
         raise UpdateError(f"The answer declares {header.digest} with {header.size} bytes; expected {blob}.")
     if (there := store.blob(blob.digest)) is not None:
-        if there != blob or header.offset > blob.size:
-            raise UpdateError(
-                f"The answer declares {blob.size} bytes from byte {header.offset}; {there.digest} has {there.size}."
-            )
-        return header
-    with store.receive(blob, header.offset) as receiver:
-        turns = _turns(store)
-        while True:
-            async with turns.one():
-                request = await anext(requests, None)
-            if request is None:
-                break
-            if request.WhichOneof("part") != "data":
-                raise UpdateError("The answer has a second header among its bytes.")
-            receiver.write(request.data)
-            del request  # not to be held while others have their turn
-        await _finish(receiver)
-    return header
+        if there != blob:
+            raise UpdateError(f"The answer declares {blob.size} bytes; {there.digest} has {there.size}.")
+        return Submission(header, 0)
+    async with _places(store).up.one() as place:
+        begin = store.held(blob.digest, blob.size)
+        with store.receive(blob, begin) as receiver:
+            await context.send_initial_metadata(((OFFSET_KEY, str(begin)),))
+            await _spool(receiver, requests, place)
+            place.end()
+            await _finish(receiver)
+    return Submission(header, blob.size - begin)
+
+
+async def _spool(receiver: Receiver, requests: AsyncIterator[SubmitRequest], place: Place) -> None:
+    async for request in requests:
+        if request.WhichOneof("part") != "data":
+            raise UpdateError("The answer has a second header among its bytes.")
+        receiver.write(request.data)
+        place.moved(len(request.data))
+        del request  # not to be held while the next one comes
 
 
 async def _upload(call: Any, header: SubmitHeader, path: Path) -> Any:
-    """Send header and bytes; the reply. A call that ends early says why by its status, or has its reply already."""
+    """Send the header, wait for the word, send the bytes; the reply. A call that ends early says why by its status, or has
+    its reply already."""
     try:
         await call.write(SubmitRequest(header=header))
-        with path.open("rb", buffering=0) as file:
-            for data in _chunks(file.fileno(), header.offset, header.size):
-                await call.write(submit_frame(data))
-        await call.done_writing()
+        if (begin := _where(await call.initial_metadata())) is not None:
+            with path.open("rb", buffering=0) as file:
+                for data in _chunks(file.fileno(), begin, header.size):
+                    await call.write(submit_frame(data))
+            await call.done_writing()
     except asyncio.InvalidStateError:
         pass  # the peer has answered before the end: its answer follows
     except grpc.aio.AioRpcError:
@@ -252,6 +271,16 @@ async def _upload(call: Any, header: SubmitHeader, path: Path) -> Any:
         call.cancel()
         raise
     return await call
+
+
+def _where(metadata: Any) -> int | None:
+    """At which byte the server wants the upload to begin; None: not at all, its answer is there."""
+    offset = dict(metadata or ()).get(OFFSET_KEY)
+    if offset is None:
+        return None
+    if not (isinstance(offset, str) and offset.isdecimal() and len(offset) < 20):
+        raise UpdateError("The peer does not say where to begin.", "Use the same release on both sides.")
+    return int(offset)
 
 
 async def _last_word(call: Any) -> None:
@@ -281,12 +310,20 @@ def _chunk(descriptor: int, begin: int, end: int) -> bytes:
     return data
 
 
-_TURNS: WeakKeyDictionary[BlobStore, Turns] = WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Both:
+    """The places of a store's streams, for each direction."""
+
+    up: Places = field(default_factory=lambda: Places(SLOW))
+    down: Places = field(default_factory=Places)
 
 
-def _turns(store: BlobStore) -> Turns:
+_PLACES: WeakKeyDictionary[BlobStore, _Both] = WeakKeyDictionary()
+
+
+def _places(store: BlobStore) -> _Both:
     """All streams that move bytes of one store wait for each other."""
-    return _TURNS.setdefault(store, Turns())
+    return _PLACES.setdefault(store, _Both())
 
 
 async def _finish(receiver: Receiver) -> None:

@@ -15,10 +15,12 @@ from fedstudy.plan import Model
 class Reason(StrEnum):
     """Why a condition is as it is. The text after each is what `docs/conditions.md` says."""
 
+    meaning: str
+
     def __new__(cls, value: str, meaning: str = "") -> Reason:
         member = str.__new__(cls, value)
         member._value_ = value
-        member.meaning = meaning  # type: ignore[attr-defined]
+        member.meaning = meaning
         return member
 
     # Ready
@@ -31,14 +33,26 @@ class Reason(StrEnum):
     COMPLETED = "Completed", "The study is over and its results are there."
     FAILED = "Failed", "The study ended without a result; the message says why."
     SUSPENDED_BY_USER = "SuspendedByUser", "spec.suspend is true."
+    PAUSED_BY_ANNOTATION = (
+        "PausedByAnnotation",
+        "The annotation fedstudy.io/paused keeps the operator's hands off.",
+    )
     NOT_SUSPENDED = "NotSuspended", "spec.suspend is false."
     INVALID_SPEC = "InvalidSpec", "The spec contradicts itself; the message names the field."
     STUDY_NOT_FOUND = "StudyNotFound", "The named study is not in that namespace."
     DATASET_NOT_FOUND = "DatasetNotFound", "spec.datasetRef names no SiteDataset of this namespace."
+    REFUSED_BY_CLUSTER = (
+        "RefusedByCluster",
+        "The cluster refuses an object that the spec asks for; the message has its words.",
+    )
     PROGRESSING = "Progressing", "On the way to what the spec says."
     # CertificatesReady
     ISSUED = "Issued", "The study's authority and server certificate are there."
     ISSUING = "Issuing", "Certificates are being made."
+    AUTHORITY_LOST = (
+        "AuthorityLost",
+        "The Secret with the study's authority is not there any more, or is another's.",
+    )
     # AggregatorReady
     AVAILABLE = "Available", "The aggregator answers."
     POD_PENDING = "PodPending", "The pod is not running yet."
@@ -46,6 +60,8 @@ class Reason(StrEnum):
     IMAGE_PULL_FAILED = "ImagePullFailed", "The image cannot be pulled."
     CRASH_LOOPING = "CrashLooping", "The process ends again and again; the message has its last words."
     OUT_OF_MEMORY = "OutOfMemory", "The process was killed for memory."
+    QUOTA_EXCEEDED = "QuotaExceeded", "The namespace's quota lets no more pods in."
+    WAITING_FOR_QUEUE = "WaitingForQueue", "The Job is suspended until its queue admits it."
     # SitesApproved
     ALL_APPROVED = "AllApproved", "All listed sites are enrolled."
     NO_SITES = "NoSites", "spec.sites is empty."
@@ -100,6 +116,10 @@ class Reason(StrEnum):
     SCHEDULED = "Scheduled", "The trainer runs."
     NO_WORK = "NoWork", "No trainer is needed now."
     TRAINER_FAILED = "TrainerFailed", "The trainer ended with an error; the message has it."
+    TRAINER_SILENT = (
+        "TrainerSilent",
+        "The trainer that has the work shows no sign of life; another takes its place.",
+    )
 
 
 class Condition(Model):
@@ -114,9 +134,9 @@ class Condition(Model):
 
 
 def condition(kind: str, status: bool | None, reason: Reason, message: str = "") -> Condition:
-    """A condition; None is Unknown."""
+    """A condition; None is Unknown. Without a message it says what its reason means, so that nobody has to look that up."""
     word: Literal["True", "False", "Unknown"] = "Unknown" if status is None else "True" if status else "False"
-    return Condition(type=kind, status=word, reason=reason.value, message=message[:4096])
+    return Condition(type=kind, status=word, reason=reason.value, message=(message or reason.meaning)[:4096])
 
 
 def merge(
@@ -144,3 +164,21 @@ def merge(
             }
         )
     return result
+
+
+def replaced(
+    previous: Iterable[dict[str, Any]],
+    wanted: Iterable[Condition],
+    *,
+    generation: int,
+    gone: Iterable[str] = (),
+) -> list[dict[str, Any]]:
+    """Conditions of a status with these in the place of those of their types, and all others as they are; in order of type.
+
+    Args:
+        gone: types that are left out.
+    """
+    before, ours = list(previous), list(wanted)
+    types = {item.type for item in ours} | set(gone)
+    kept = [entry for entry in before if entry["type"] not in types]
+    return sorted([*kept, *merge(before, ours, generation=generation)], key=lambda entry: str(entry["type"]))

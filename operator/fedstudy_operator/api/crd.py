@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel
 
 from fedstudy_operator.api.dataset import SiteDataset
-from fedstudy_operator.api.meta import GROUP, VERSION
+from fedstudy_operator.api.meta import GROUP, NO_RESOURCE, VERSION
 from fedstudy_operator.api.participant import SiteParticipant
 from fedstudy_operator.api.study import FederatedStudy
 
@@ -25,6 +25,11 @@ NAMES: dict[type[BaseModel], tuple[str, str]] = {
 MAP_LISTS = {"sites": "name", "conditions": "type", "metrics": "name", "covariates": "name"}
 """Lists that are maps: field → key, so that two writers can each own an entry."""
 
+_RESOURCE_NAMES = (
+    "self.all(k, k in ['cpu', 'memory', 'ephemeral-storage'] || k.startsWith('hugepages-') || k.contains('/'))",
+    NO_RESOURCE,
+)
+"""What is cheap enough for the API server to look at; the operator looks at the whole name."""
 _CEL: dict[type[BaseModel], dict[str, list[tuple[str, str]]]] = {
     FederatedStudy: {
         "spec": [
@@ -90,6 +95,8 @@ _CEL: dict[type[BaseModel], dict[str, list[tuple[str, str]]]] = {
                 "target.classes names a class twice",
             ),
         ],
+        "spec.aggregator.resources.requests": [_RESOURCE_NAMES],
+        "spec.aggregator.resources.limits": [_RESOURCE_NAMES],
         "spec.training": [
             (
                 "has(self.localEpochs) != has(self.localSteps)",
@@ -113,6 +120,14 @@ _CEL: dict[type[BaseModel], dict[str, list[tuple[str, str]]]] = {
         "spec.approval": [
             ("has(self.planDigest) != has(self.mode)", "exactly one of planDigest and mode is required")
         ],
+        "spec.trainer.resources.requests": [_RESOURCE_NAMES],
+        "spec.trainer.resources.limits": [_RESOURCE_NAMES],
+        "spec.trainer.scratch": [
+            (
+                "!has(self.claimName) || !has(self.sizeLimit)",
+                "at most one of claimName and sizeLimit is allowed",
+            )
+        ],
     },
     SiteDataset: {
         "spec": [
@@ -135,7 +150,8 @@ _READY = ".status.conditions[?(@.type=='Ready')]"
 _COLUMNS: dict[type[BaseModel], list[tuple[str, str, str, int]]] = {
     FederatedStudy: [
         ("Ready", "string", f"{_READY}.status", 0), ("Reason", "string", f"{_READY}.reason", 0),
-        ("Progress", "string", ".status.summary", 0), ("Age", "date", ".metadata.creationTimestamp", 0),
+        ("Round", "string", ".status.columns.round", 0), ("Sites", "string", ".status.columns.sites", 0),
+        ("Metric", "string", ".status.columns.metric", 0), ("Age", "date", ".metadata.creationTimestamp", 0),
         ("Algorithm", "string", ".spec.federation.algorithm.name", 1), ("Endpoint", "string", ".status.endpoint", 1),
         ("Plan", "string", ".status.planDigest", 1),
     ],
@@ -160,6 +176,12 @@ def definition(model: type[BaseModel]) -> Schema:
     schema = _structural(root, root.get("$defs", {}))
     schema["properties"]["metadata"] = {"type": "object"}
     schema["required"] = ["spec"]
+    # No default within a status: what the operator leaves out is left out, so that a status is compared as it was written. But a
+    # resource is behind its spec from its first moment on, before the operator has seen it: GitOps tools wait.
+    schema["properties"]["status"] = {
+        **_without_defaults(schema["properties"]["status"]),
+        "default": {"observedGeneration": 0},
+    }
     for path, rules in _CEL[model].items():
         _at(schema, path)["x-kubernetes-validations"] = [
             {"rule": rule, "message": message} for rule, message in rules
@@ -201,6 +223,15 @@ def write_all(folder: Path) -> list[Path]:
         )
         paths.append(path)
     return paths
+
+
+def _without_defaults(schema: Schema) -> Schema:
+    result = {word: value for word, value in schema.items() if word != "default"}
+    if "properties" in result:
+        result["properties"] = {name: _without_defaults(part) for name, part in result["properties"].items()}
+    if isinstance(result.get("items"), dict):
+        result["items"] = _without_defaults(result["items"])
+    return result
 
 
 def _at(schema: Schema, path: str) -> Schema:
@@ -270,7 +301,9 @@ def _union(node: Schema, defs: dict[str, Schema]) -> Schema:
         return merged
     kinds = {option.get("type") for option in options}
     if kinds == {"integer", "number", "string"}:
-        return _described(node, {"x-kubernetes-int-or-string": True})
+        text = next(option for option in options if option["type"] == "string")
+        bounds = {name: text[name] for name in ("pattern", "maxLength") if name in text}
+        return _described(node, {"x-kubernetes-int-or-string": True, **bounds})
     return _described(node, {"x-kubernetes-preserve-unknown-fields": True})
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 from pydantic.alias_generators import to_camel
 
 from fedstudy.plan import Model
@@ -25,7 +26,23 @@ Time = Annotated[
     str,
     StringConstraints(max_length=40, pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+\-]\d\d:\d\d)$"),
 ]
-Quantity = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9.]+([EPTGMk]i?|m)?$")]
+Quantity = Annotated[str, StringConstraints(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?([EPTGM]i?|Ki|k|m)?$")]
+Amount = Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0)] | Quantity
+"""Of a resource. As Kubernetes takes it: 2, "500m", "8Gi"."""
+_RESOURCE_NAME = re.compile(
+    r"cpu|memory|ephemeral-storage|hugepages-[0-9]+[KMG]i"
+    r"|[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
+)
+NO_RESOURCE = (
+    "a resource is cpu, memory, ephemeral-storage, hugepages-*, or one with its domain (nvidia.com/gpu)"
+)
+"""What a container may ask for; any other name is refused by Kubernetes only when a pod is made."""
+GroupId = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+def is_device(resource: str) -> bool:
+    """Whether a resource is an extended one (nvidia.com/gpu): whole, not shared, its request equal to its limit."""
+    return "/" in resource and not resource.partition("/")[0].endswith("kubernetes.io")
 
 
 class Metadata(BaseModel):
@@ -44,12 +61,20 @@ class Metadata(BaseModel):
 class Resources(Model):
     """CPU, memory and extended resources of a container."""
 
-    requests: dict[str, int | float | str] = Field(
+    requests: dict[str, Amount] = Field(
         default={},
         max_length=16,
         description="Least amounts, for example cpu: 500m, memory: 2Gi, nvidia.com/gpu: 1.",
     )
-    limits: dict[str, int | float | str] = Field(default={}, max_length=16, description="Largest amounts.")
+    limits: dict[str, Amount] = Field(default={}, max_length=16, description="Largest amounts.")
+
+    @field_validator("requests", "limits")
+    @classmethod
+    def _names(cls, amounts: dict[str, Amount]) -> dict[str, Amount]:
+        for name in amounts:
+            if not _RESOURCE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r}: {NO_RESOURCE}")
+        return amounts
 
 
 class Status(BaseModel):

@@ -14,10 +14,13 @@ from fedstudy_operator.api.meta import (
     Digest,
     DNSLabel,
     DNSName,
+    GroupId,
     Metadata,
+    Quantity,
     Resources,
     Status,
     Time,
+    is_device,
 )
 
 
@@ -89,6 +92,19 @@ class Toleration(Model):
     )
 
 
+class ScratchSpec(Model):
+    """The trainer's own folder."""
+
+    claim_name: DNSName | None = Field(
+        default=None,
+        description="PersistentVolumeClaim of this namespace that survives a trainer, so that volumes are preprocessed once and not in each round. Unset: an empty folder that goes with the pod.",
+    )
+    size_limit: Quantity | None = Field(
+        default=None,
+        description="Largest size of the folder that goes with the pod, for example 50Gi; a pod that exceeds it is evicted. Not with claimName, which has its own size.",
+    )
+
+
 class TrainerSpec(Model):
     """How the trainer Job runs at this hospital."""
 
@@ -98,12 +114,36 @@ class TrainerSpec(Model):
         max_length=512,
         description="Trainer image. Unset: the plan's, or the operator's own.",
     )
-    resources: Resources = Field(default=Resources(), description="CPU, memory and GPUs of the trainer.")
+    resources: Resources = Field(
+        default=Resources(),
+        description="CPU, memory and GPUs of the trainer. Of a device such as nvidia.com/gpu, request and limit are one: either is enough. A trainer computes on one GPU.",
+    )
     node_selector: dict[str, str] = Field(
         default={}, max_length=32, description="Labels of nodes that may run it."
     )
     tolerations: list[Toleration] = Field(default=[], max_length=32, description="Taints that it tolerates.")
     runtime_class_name: DNSName | None = Field(default=None, description="Runtime class of its pod.")
+    priority_class_name: DNSName | None = Field(default=None, description="Priority class of its pod.")
+    scheduler_name: DNSName | None = Field(
+        default=None, description="Scheduler of its pod. Unset: the cluster's own."
+    )
+    image_pull_secrets: list[DNSName] = Field(
+        default=[],
+        max_length=16,
+        description="Secrets of this namespace with which its image is pulled, beside the operator's own.",
+    )
+    supplemental_groups: list[GroupId] = Field(
+        default=[],
+        max_length=16,
+        description="Groups that its process belongs to beside its own, for data that only a group may read (NFS).",
+    )
+    shared_memory: Quantity | None = Field(
+        default=None,
+        description="Largest size of /dev/shm, for example 2Gi; it counts as memory. Unset: as much as the memory limit lets.",
+    )
+    scratch: ScratchSpec = Field(
+        default=ScratchSpec(), description="Where preprocessed volumes and models in use are kept."
+    )
     queue_name: DNSLabel | None = Field(default=None, description="Kueue queue of its Job.")
     release: Release = Field(
         default=Release.BETWEEN_ROUNDS,
@@ -145,6 +185,18 @@ def participant_faults(spec: Any) -> list[tuple[str, str]]:
         faults.append(("study", "needs exactly one of namespace and hub"))
     if spec.approval is not None and (spec.approval.plan_digest is None) == (spec.approval.mode is None):
         faults.append(("approval", "needs exactly one of planDigest and mode"))
+    scratch = spec.trainer.scratch
+    if scratch.claim_name is not None and scratch.size_limit is not None:
+        faults.append(("trainer.scratch", "at most one of claimName and sizeLimit is allowed"))
+    requests, limits = spec.trainer.resources.requests, spec.trainer.resources.limits
+    faults += [
+        (
+            f"trainer.resources.requests.{name}",
+            f"is {amount}, but its limit is {limits[name]}: devices are not shared",
+        )
+        for name, amount in requests.items()
+        if is_device(name) and name in limits and str(limits[name]) != str(amount)
+    ]
     return faults
 
 

@@ -174,6 +174,14 @@ class ModelStatus(Status):
     round: int = Field(default=0, description="After which round.")
 
 
+class ColumnsStatus(Status):
+    """What kubectl shows in its columns, which can only show text that stands somewhere."""
+
+    round: str = Field(default="", max_length=32, description="Rounds closed, of those planned.")
+    sites: str = Field(default="", max_length=32, description="Sites connected, of those listed.")
+    metric: str = Field(default="", max_length=96, description="The latest metric on the validation splits.")
+
+
 class FederatedStudyStatus(Status):
     """What the study lead reads."""
 
@@ -196,8 +204,8 @@ class FederatedStudyStatus(Status):
     ca_fingerprint: str = Field(
         default="", max_length=71, description="sha256 of the study authority's certificate."
     )
-    summary: str = Field(
-        default="", max_length=256, description="How it is going, in a few words, for the columns of kubectl."
+    columns: ColumnsStatus = Field(
+        default=ColumnsStatus(), description="How it is going, as the columns of kubectl show it."
     )
 
 

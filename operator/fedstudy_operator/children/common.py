@@ -28,12 +28,31 @@ class Settings:
         trainer_image: of trainers, where neither the participant nor the plan names one.
         trust_domain: of all identities that this operator's authorities give.
         queues: whether a Kueue is there to start Jobs that name a queue.
+        registry: takes the place of every image's registry, also of those that a plan or a participant names; empty: none does.
+        pull_secrets: names of Secrets with which images are pulled.
+        rechecks: whether data in which a preflight found faults are looked at again by and by; a run on one machine does so on --resume.
+        metrics_port: where aggregators and agents serve metrics and say that they live; 0: nowhere.
     """
 
     image: str = "fedstudy"
     trainer_image: str = "fedstudy-trainer"
     trust_domain: str = "fedstudy"
     queues: bool = True
+    registry: str = ""
+    pull_secrets: tuple[str, ...] = ()
+    rechecks: bool = True
+    metrics_port: int = 0
+
+    def place(self, image: str) -> str:
+        """Where an image is pulled from here."""
+        return f"{self.registry.rstrip('/')}/{without_registry(image)}" if self.registry else image
+
+
+def without_registry(image: str) -> str:
+    """An image's repository with its tag or digest. The first part of a name is a registry if it could be a host."""
+    first, slash, rest = image.partition("/")
+    host = first == "localhost" or "." in first or ":" in first or first != first.lower()
+    return rest if slash and host else image
 
 
 @dataclass(frozen=True)

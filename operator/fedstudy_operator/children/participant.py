@@ -10,7 +10,17 @@ from fedstudy_operator.api.dataset import SiteDataset
 from fedstudy_operator.api.meta import Resources
 from fedstudy_operator.api.participant import SiteParticipant
 from fedstudy_operator.children import pod
-from fedstudy_operator.children.common import Owner, Settings, child, config_map, encode, labels
+from fedstudy_operator.children.common import (
+    COMPONENT,
+    STUDY,
+    Owner,
+    Settings,
+    child,
+    config_map,
+    encode,
+    label_value,
+    labels,
+)
 from fedstudy_operator.cluster import Object
 
 AGENT = "agent"
@@ -82,7 +92,7 @@ def agent(participant: SiteParticipant, upstream: str, server_name: str, setting
     name = owner.child(AGENT)
     made = pod.container(
         AGENT,
-        settings.image,
+        settings.place(settings.image),
         ["fedstudy-agent"],
         {
             "FEDSTUDY_LISTEN": f"0.0.0.0:{pod.PORT}",
@@ -99,17 +109,18 @@ def agent(participant: SiteParticipant, upstream: str, server_name: str, setting
             "/var/lib/fedstudy": "state",
             "/tmp": "tmp",
         },
-        Resources(),
+        pod.asked(Resources(), cpu="20m", memory="96Mi"),
         read_only=("/etc/fedstudy/tls", "/etc/fedstudy/invitation"),
     )
     template = {
         "metadata": {"labels": labels(owner, AGENT)},
         "spec": {
+            **pod.pull_secrets(settings.pull_secrets),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 30,
             "securityContext": pod.security(),
-            "containers": [pod.serving(made)],
+            "containers": [pod.serving(made, settings.metrics_port)],
             "volumes": [
                 pod.secret_volume("tls", owner.child(AGENT, "tls")),
                 pod.secret_volume("invitation", invitation_secret(participant)),
@@ -127,21 +138,34 @@ def agent(participant: SiteParticipant, upstream: str, server_name: str, setting
     return child("apps/v1", "StatefulSet", owner, name, AGENT, spec=spec)
 
 
-def agent_network_policy(participant: SiteParticipant, upstream: str) -> Object:
-    """The agent is called by its own trainers and its operator, and calls the hub."""
+def agent_network_policy(participant: SiteParticipant, upstream: str, settings: Settings) -> Object:
+    """The agent is called by its own trainers, its operator and Prometheus, and calls the hub."""
     owner = owner_of(participant)
     callers: list[dict[str, Any]] = [
         {"podSelector": {"matchLabels": owner.selector(component)}} for component in (TRAINER, PREFLIGHT)
     ]
-    hub = int(upstream.rpartition(":")[2])
+    # the Service's port is replaced by the pod's before the rule is asked
+    hub: dict[str, Any] = {"ports": pod.ports(int(upstream.rpartition(":")[2]), pod.PORT)}
+    if participant.spec.study.namespace is not None:
+        hub["to"] = [_aggregator_of(participant.spec.study.name, participant.spec.study.namespace)]
     spec = {
         "podSelector": {"matchLabels": owner.selector(AGENT)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [*callers, pod.FROM_OPERATOR], "ports": pod.ports(pod.PORT)}],
-        # the Service's port is replaced by the pod's before the rule is asked
-        "egress": [pod.DNS, {"ports": pod.ports(hub, pod.PORT)}],
+        "ingress": [
+            {"from": [*callers, pod.FROM_OPERATOR], "ports": pod.ports(pod.PORT)},
+            *pod.metrics_ingress(settings.metrics_port),
+        ],
+        "egress": [pod.DNS, hub],
     }
     return child("networking.k8s.io/v1", "NetworkPolicy", owner, owner.child(AGENT), AGENT, spec=spec)
+
+
+def _aggregator_of(study: str, namespace: str) -> dict[str, Any]:
+    """A peer: the aggregator of a study of this cluster."""
+    return {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "podSelector": {"matchLabels": {STUDY: label_value(study), COMPONENT: "aggregator"}},
+    }
 
 
 def trainer_network_policy(participant: SiteParticipant, component: str) -> Object:

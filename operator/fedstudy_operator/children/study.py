@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol
+
 from fedstudy.plan import StudyPlan, canonical_json
 from fedstudy_operator.api.meta import GROUP
 from fedstudy_operator.api.study import FederatedStudy
 from fedstudy_operator.children import pod
 from fedstudy_operator.children.common import SITE, Owner, Settings, child, child_name, config_map, encode
 from fedstudy_operator.cluster import Object
+
+
+class PlanText(Protocol):
+    """A plan as it is written: a StudyPlan, or one that remembers."""
+
+    def canonical(self) -> bytes:
+        """Its canonical JSON."""
+        ...
+
+    def digest(self) -> str:
+        """What hospitals approve."""
+        ...
+
+
+@dataclass(frozen=True)
+class Document:
+    """A plan that was written once, for all who ask for it in a pass."""
+
+    text: bytes
+
+    @classmethod
+    def of(cls, plan: StudyPlan) -> Document:
+        """Write a plan."""
+        return cls(plan.canonical())
+
+    def canonical(self) -> bytes:
+        """Its canonical JSON."""
+        return self.text
+
+    def digest(self) -> str:
+        """What hospitals approve: the sha256 of the canonical JSON, as StudyPlan says it."""
+        return "sha256:" + hashlib.sha256(self.text).hexdigest()
+
 
 AGGREGATOR = "aggregator"
 INVITATION = "invitation"
@@ -64,7 +101,7 @@ def invitation(
     return secret
 
 
-def configuration(study: FederatedStudy, plan: StudyPlan, settings: Settings) -> Object:
+def configuration(study: FederatedStudy, plan: PlanText, settings: Settings) -> Object:
     """The ConfigMap that the aggregator reads: the plan, and who is invited."""
     owner = owner_of(study)
     who = {
@@ -90,13 +127,13 @@ def service(study: FederatedStudy) -> Object:
     return child("v1", "Service", owner, owner.child(AGGREGATOR), AGGREGATOR, spec=spec)
 
 
-def aggregator(study: FederatedStudy, plan: StudyPlan, settings: Settings) -> Object:
+def aggregator(study: FederatedStudy, plan: PlanText, settings: Settings) -> Object:
     """The StatefulSet of the aggregator; another plan starts it anew."""
     owner, wanted = owner_of(study), study.spec.aggregator
     name = owner.child(AGGREGATOR)
     made = pod.container(
         AGGREGATOR,
-        wanted.image or settings.image,
+        settings.place(wanted.image or settings.image),
         ["fedstudy-aggregator"],
         {
             "FEDSTUDY_LISTEN": f"0.0.0.0:{pod.PORT}",
@@ -110,7 +147,7 @@ def aggregator(study: FederatedStudy, plan: StudyPlan, settings: Settings) -> Ob
             "/var/lib/fedstudy": "state",
             "/tmp": "tmp",
         },
-        wanted.resources,
+        pod.asked(wanted.resources, cpu="50m", memory="128Mi"),
         read_only=("/etc/fedstudy/tls", "/etc/fedstudy/config"),
     )
     template = {
@@ -119,11 +156,12 @@ def aggregator(study: FederatedStudy, plan: StudyPlan, settings: Settings) -> Ob
             "annotations": {f"{GROUP}/plan": plan.digest()},
         },
         "spec": {
+            **pod.pull_secrets(settings.pull_secrets),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 30,
             "securityContext": pod.security(),
-            "containers": [pod.serving(made)],
+            "containers": [pod.serving(made, settings.metrics_port)],
             "volumes": [
                 pod.secret_volume("tls", owner.child(AGGREGATOR, "tls")),
                 pod.config_volume("config", owner.child("plan")),
@@ -141,13 +179,13 @@ def aggregator(study: FederatedStudy, plan: StudyPlan, settings: Settings) -> Ob
     return child("apps/v1", "StatefulSet", owner, name, AGGREGATOR, spec=spec)
 
 
-def network_policy(study: FederatedStudy) -> Object:
-    """The aggregator is called by hospitals and its operator, and calls nobody."""
+def network_policy(study: FederatedStudy, settings: Settings) -> Object:
+    """The aggregator is called by hospitals, its operator and Prometheus, and calls nobody."""
     owner = owner_of(study)
     spec = {
         "podSelector": {"matchLabels": owner.selector(AGGREGATOR)},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"ports": pod.ports(pod.PORT)}],
+        "ingress": [{"ports": pod.ports(pod.PORT)}, *pod.metrics_ingress(settings.metrics_port)],
         "egress": [],
     }
     return child(

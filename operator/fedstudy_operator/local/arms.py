@@ -14,6 +14,7 @@ from fedstudy.errors import StudyFailedError
 from fedstudy.results import Arm
 from fedstudy_operator.api import SiteParticipant
 from fedstudy_operator.children.participant import dataset_configuration
+from fedstudy_operator.local.forks import Forks
 from fedstudy_operator.local.prepare import Work
 from fedstudy_operator.local.processes import Command, Process
 
@@ -33,6 +34,7 @@ class Controls:
         folder: for `arms/<arm>/arms.json` and preprocessed volumes; what is there already is used again.
         log: file for their output.
         records: folder in which a running process is written down.
+        forks: starts what it serves.
     """
 
     work: Work
@@ -41,6 +43,7 @@ class Controls:
     folder: Path
     log: Path
     records: Path
+    forks: Forks | None = None
 
     async def run(self, arm: str) -> Arm:
         """Train and evaluate one arm, local or pooled.
@@ -52,7 +55,10 @@ class Controls:
         if not (out / "arms.json").exists():
             out.mkdir(parents=True, exist_ok=True)
             process = await Process.start(
-                self._command(arm, out), log=self.log, record=self.records / f"arm-{arm}.json"
+                self._command(arm, out),
+                log=self.log,
+                record=self.records / f"arm-{arm}.json",
+                forks=self.forks,
             )
             try:
                 ended = await process.wait()

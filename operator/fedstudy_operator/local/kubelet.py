@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedstudy.logs import log
-from fedstudy_operator.cluster import Cluster, Key, NotFoundError, Object
+from fedstudy_operator.cluster import Key, NotFoundError, Object, WatchedCluster
 from fedstudy_operator.local import workloads
+from fedstudy_operator.local.forks import Forks
 from fedstudy_operator.local.memory import Memory
 from fedstudy_operator.local.mounts import Volumes
 from fedstudy_operator.local.pods import MANAGER, Host, PodRunner
@@ -41,17 +42,24 @@ class Kubelet:
         work: a folder for volumes, ports and records of processes; it survives.
         logs: a folder for one log file for each pod, `<namespace>.<pod>.log`.
         claims: (namespace, claim) → an existing folder.
+        forks: starts what it serves; it is the caller's to close, after `stop`.
     """
 
     def __init__(
-        self, cluster: Cluster, work: Path, *, logs: Path, claims: Mapping[tuple[str, str], Path]
+        self,
+        cluster: WatchedCluster,
+        work: Path,
+        *,
+        logs: Path,
+        claims: Mapping[tuple[str, str], Path],
+        forks: Forks | None = None,
     ) -> None:
         self._cluster = cluster
         self.work = work
         self._records = work / "processes"
         self._ports = PortTable(work / "ports.json")
         self._volumes = Volumes(cluster, work, claims)
-        self._host = Host(cluster, self._volumes, self._pod_ports, self._service, logs, self._records)
+        self._host = Host(cluster, self._volumes, self._pod_ports, self._service, logs, self._records, forks)
         self._queue: WorkQueue[Key] = WorkQueue(backoff=Backoff(base=0.1, limit=5.0))
         self._runners: dict[Key, tuple[PodRunner, asyncio.Task[None]]] = {}
         self._fault: asyncio.Queue[BaseException] = asyncio.Queue()
@@ -199,6 +207,7 @@ class Kubelet:
     async def _sample(self) -> None:
         while True:
             named = [("operator", os.getpid())]
+            named += [("forkserver", pid) for pid in (self._host.forks.pids if self._host.forks else ())]
             for key, (runner, _) in list(self._runners.items()):
                 if runner.pid is not None:
                     labels = runner.pod["metadata"].get("labels") or {}

@@ -9,8 +9,7 @@ from pathlib import Path
 from fedstudy.agent.ledger import verify
 from fedstudy.aggregator import report as aggregator_report
 from fedstudy.results import Arm, ProcessPeak, Results, SiteRecord
-from fedstudy.tensors import write_bytes
-from fedstudy_operator.report.write import write_report
+from fedstudy_operator.report.write import write_results
 
 
 def write_outcome(
@@ -46,8 +45,7 @@ def write_outcome(
             "memory": memory,
         }
     )
-    write_bytes(out / "results.json", results.model_dump_json(by_alias=True, indent=1).encode())
-    write_report(out)
+    write_results(out, results)
     return results
 
 

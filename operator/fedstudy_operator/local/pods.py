@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedstudy_operator.cluster import Cluster, Key, NotFoundError, Object
+from fedstudy_operator.local.forks import Forks
 from fedstudy_operator.local.mounts import MountError, Volumes
 from fedstudy_operator.local.ports import is_free, is_listening
 from fedstudy_operator.local.processes import Command, Exit, Process
@@ -37,6 +38,7 @@ class Host:
         service: (Service, namespace, port) → loopback port.
         logs: the folder of logs.
         records: the folder of files that say which processes run.
+        forks: starts what it serves, the rest is started as usual.
     """
 
     cluster: Cluster
@@ -45,6 +47,7 @@ class Host:
     service: Callable[[str, str, int], int]
     logs: Path
     records: Path
+    forks: Forks | None = None
 
 
 class PodRunner:
@@ -124,7 +127,9 @@ class PodRunner:
     async def _once(self, command: Command, ports: Mapping[int, int]) -> tuple[Exit, str]:
         """Run the command once; how it ended, and its last words."""
         offset = self.log.stat().st_size if self.log.exists() else 0
-        process = self._process = await Process.start(command, log=self.log, record=self._record)
+        process = self._process = await Process.start(
+            command, log=self.log, record=self._record, forks=self._host.forks
+        )
         self._started = now_text()
         try:
             async with asyncio.TaskGroup() as group:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 _LEASH = Path(__file__).with_name("leash.py")
 
@@ -54,28 +55,41 @@ class Exit:
         return "OOMKilled" if self.signal == signal.SIGKILL and not self.ours else "Error"
 
 
-class Process:
-    """A running command; made by `start`."""
+class Started(Protocol):
+    """A process that was started, however."""
 
-    def __init__(self, process: asyncio.subprocess.Process, record: Path) -> None:
-        self._process = process
-        self._record = record
-        self._ours = False
+    @property
+    def pid(self) -> int:
+        """Its id, and that of its group."""
 
-    @classmethod
-    async def start(cls, command: Command, *, log: Path, record: Path) -> Process:
-        """Start a command.
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, below 0 for the signal that ended it; None while it runs."""
 
-        Args:
-            log: the file to which its output is added.
-            record: the file that says which process it is, while it runs.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        arguments = [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *command.arguments]
+    async def wait(self) -> int:
+        """Its exit code, when it has ended."""
+
+
+class Starter(Protocol):
+    """A way to start commands."""
+
+    def serves(self, command: Command) -> bool:
+        """Whether this command can be started so."""
+
+    async def start(self, command: Command, log: Path) -> Started:
+        """Start a command; its output is added to a file."""
+
+
+class _Exec:
+    """The ordinary way."""
+
+    def serves(self, command: Command) -> bool:
+        return True
+
+    async def start(self, command: Command, log: Path) -> Started:
         with log.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                *arguments,
+            return await asyncio.create_subprocess_exec(
+                *leashed(*command.arguments),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -83,7 +97,36 @@ class Process:
                 cwd=command.folder,
                 start_new_session=True,
             )
-        started = cls(process, record)
+
+
+def leashed(*arguments: str) -> list[str]:
+    """A command that gets SIGKILL when we die."""
+    return [sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), *arguments]
+
+
+class Process:
+    """A running command; made by `start`."""
+
+    def __init__(self, process: Started, record: Path) -> None:
+        self._process = process
+        self._record = record
+        self._ours = False
+
+    @classmethod
+    async def start(
+        cls, command: Command, *, log: Path, record: Path, forks: Starter | None = None
+    ) -> Process:
+        """Start a command.
+
+        Args:
+            log: the file to which its output is added.
+            record: the file that says which process it is, while it runs.
+            forks: starts the commands that it serves.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        starter = forks if forks is not None and forks.serves(command) else _Exec()
+        started = cls(await starter.start(command, log), record)
         started._write_down()
         return started
 

@@ -27,6 +27,7 @@ from fedstudy_operator.children.common import Owner
 from fedstudy_operator.cluster import InvalidObjectError, Object
 from fedstudy_operator.display import Display, StudyView
 from fedstudy_operator.local.arms import Controls
+from fedstudy_operator.local.forks import Forks, trainers
 from fedstudy_operator.local.kubelet import Kubelet
 from fedstudy_operator.local.outcome import write_outcome
 from fedstudy_operator.local.plans import local_uid
@@ -67,9 +68,15 @@ async def run_studies(options: Options, console: Console) -> None:
 
 
 async def _run(options: Options, work: Work, state: Path, console: Console) -> None:
+    images = any(study.spec.task.images for study in work.studies)
+    async with trainers(options.out / "logs", images=images) as forks:
+        await _run_with(forks, options, work, state, console)
+
+
+async def _run_with(forks: Forks, options: Options, work: Work, state: Path, console: Console) -> None:
     cluster = LocalCluster(validate=_validate, uid=local_uid)
     await take_over(cluster, state / "cluster", work)
-    kubelet = Kubelet(cluster, state, logs=options.out / "logs", claims=work.claims)
+    kubelet = Kubelet(cluster, state, logs=options.out / "logs", claims=work.claims, forks=forks)
     operator = LocalOperator(cluster, kubelet)
     progress = _JSONLines() if options.as_json else lambda views: None
     with Display(console, quiet=options.as_json) as display:
@@ -86,7 +93,7 @@ async def _run(options: Options, work: Work, state: Path, console: Console) -> N
             cluster.save(state / "cluster")
     agents = {participant.metadata.namespace: session.agent(participant) for participant in work.participants}
     for study in work.studies:
-        await _conclude(options, work, study, state, kubelet, agents, display)
+        await _conclude(options, work, study, state, kubelet, forks, agents, display)
 
 
 async def _conclude(
@@ -95,6 +102,7 @@ async def _conclude(
     study: FederatedStudy,
     state: Path,
     kubelet: Kubelet,
+    forks: Forks,
     agents: Mapping[str, AgentState | None],
     display: Display,
 ) -> None:
@@ -111,6 +119,7 @@ async def _conclude(
         folder=state / "studies" / study.metadata.name,
         log=options.out / "logs" / f"{study.metadata.name}.arms.log",
         records=state / "processes",
+        forks=forks,
     )
     arms = []
     for name in options.arms:

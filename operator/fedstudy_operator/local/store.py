@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,6 +132,10 @@ class LocalCluster:
             if has_labels(entries[key].view, labels or {})
         ]
 
+    async def keys(self, kind: str) -> Sequence[Key]:
+        """Which objects of a kind are there."""
+        return sorted(self._entries.get(kind, {}))
+
     async def watch(self, kind: str) -> AsyncIterator[Event]:
         """All present objects as ADDED, then changes, for ever. Changes that nobody has read yet are merged by object."""
         watcher = _Watcher()
@@ -181,6 +185,11 @@ class LocalCluster:
             await self.delete(key)
         return result
 
+    async def make(self, obj: Object, *, manager: str) -> None:
+        """Create an object that is written once; one that is there stays as others have made it. Raises InvalidObjectError."""
+        if key_of(obj) not in self._entries.get(obj["kind"], {}):
+            await self.apply(obj, manager=manager)
+
     async def patch_status(self, key: Key, status: Object, *, manager: str) -> Object:
         """Replace the status subresource by server-side apply under its own manager. Raises NotFoundError."""
         entry = self._entry(key)
@@ -207,6 +216,10 @@ class LocalCluster:
         self._publish(key, entry, "DELETED")
         for dependent in [k for k, e in self._all() if self._owned_only_by(e.view, entry.system["uid"])]:
             await self.delete(dependent)
+
+    async def warnings(self, obj: Object) -> Sequence[str]:
+        """Nobody complains here: the kubelet says in a pod's status what is wrong."""
+        return ()
 
     # Keeping
 

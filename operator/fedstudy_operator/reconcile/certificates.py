@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -10,14 +10,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from fedstudy.identity import Identity
+from fedstudy_operator.api.meta import GROUP
 from fedstudy_operator.children.common import Owner, child, decode, encode, tls_secret
 from fedstudy_operator.cluster import Cluster, Key, NotFoundError, Object
-from fedstudy_operator.pki import KeyPair, issue, make_authority
+from fedstudy_operator.pki import KeyPair, belong_together, issue, make_authority
 
 MANAGER = "fedstudy-operator"
 AUTHORITY_DAYS = 3650.0
 LEAF_DAYS = 365.0
 INVITATION_DAYS = 14.0
+REPLACE = f"{GROUP}/replace-authority"
+"""Annotation of a study: the fingerprint of its authority, which is lost or has leaked and is to be replaced by a new one."""
+REPLACES = f"{GROUP}/replaces"
+"""Annotation of an authority's Secret: the fingerprint of the one that it was made instead of."""
 
 
 async def get(cluster: Cluster, key: Key) -> Object | None:
@@ -60,6 +65,35 @@ class Leaf:
     client: bool = False
 
 
+class AuthorityLostError(Exception):
+    """An authority that others trust is not there any more; the message says what can be done."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Which authority others trust already.
+
+    Attributes:
+        fingerprint: of the one that they trust; empty: nobody trusts one yet.
+        replace: of the one that a person wants to be replaced. It names a fingerprint, so that a word that was left standing does not
+            replace the next one too.
+    """
+
+    fingerprint: str = ""
+    replace: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the one that is trusted is to be replaced."""
+        return self.fingerprint != "" and self.replace == self.fingerprint
+
+    def accepts(self, pair: KeyPair, secret: Object | None) -> bool:
+        """Whether an authority that is there is to be used."""
+        if self.ended:  # made for this very wish in a pass that did not come to its end
+            return _annotations(secret).get(REPLACES) == self.replace
+        return self.fingerprint in ("", fingerprint(pair.certificate_pem))
+
+
 class Certificates:
     """The certificates under one owner's authority."""
 
@@ -67,16 +101,24 @@ class Certificates:
         self._cluster = cluster
         self._owner = owner
 
-    async def authority(self, common_name: str) -> KeyPair:
-        """The owner's authority: made on the first call, and the same ever after."""
-        name = self._owner.child("authority")
+    async def authority(self, common_name: str, trust: Trust | None = None) -> KeyPair:
+        """The owner's authority: made on the first call, and the same ever after.
+
+        Raises:
+            AuthorityLostError: it is not there any more though others trust it, and nobody has asked for another.
+        """
+        trust, name = trust or Trust(), self._owner.child("authority")
         present = await get(self._cluster, Key("Secret", self._owner.namespace, name))
-        if present is not None:
-            files = decode(present)
-            return KeyPair(files["tls.crt"], files["tls.key"])
+        pair = _authority(present)
+        if pair is not None and trust.accepts(pair, present):
+            return pair
+        if trust.fingerprint and not trust.ended:
+            raise AuthorityLostError(_lost(self._owner, name, present, pair, trust.fingerprint))
         pair = make_authority(common_name[:64], AUTHORITY_DAYS)
         data = encode({"tls.crt": pair.certificate_pem, "tls.key": pair.key_pem})
         secret = child("v1", "Secret", self._owner, name, "authority", type="kubernetes.io/tls", data=data)
+        if trust.ended:
+            secret["metadata"]["annotations"] = {REPLACES: trust.replace}
         await self._cluster.apply(secret, manager=MANAGER)
         return pair
 
@@ -85,22 +127,15 @@ class Certificates:
         now = now or datetime.now(UTC)
         present = await get(self._cluster, Key("Secret", self._owner.namespace, wanted.name))
         files = decode(present) if present else {}
-        good = (
-            files.get("ca.crt") == authority.certificate_pem
-            and "tls.key" in files
-            and now < renew_at(files["tls.crt"])
-        )
-        pair = (
-            KeyPair(files["tls.crt"], files["tls.key"])
-            if good
-            else issue(
-                authority,
-                identity=wanted.identity,
-                dns_names=wanted.dns_names,
-                days=LEAF_DAYS,
-                server=wanted.server,
-                client=wanted.client,
-            )
+        if _holds(files, authority, now):
+            return KeyPair(files["tls.crt"], files["tls.key"])
+        pair = issue(
+            authority,
+            identity=wanted.identity,
+            dns_names=wanted.dns_names,
+            days=LEAF_DAYS,
+            server=wanted.server,
+            client=wanted.client,
         )
         secret = tls_secret(
             self._owner,
@@ -112,6 +147,46 @@ class Certificates:
         )
         await self._cluster.apply(secret, manager=MANAGER)
         return pair
+
+
+def _annotations(obj: Object | None) -> Mapping[str, str]:
+    found: Mapping[str, str] = ((obj or {}).get("metadata") or {}).get("annotations") or {}
+    return found
+
+
+def _authority(secret: Object | None) -> KeyPair | None:
+    """The authority in a Secret; None where there is none, or none that could sign."""
+    try:
+        files = decode(secret) if secret else {}
+        pair = KeyPair(files["tls.crt"], files["tls.key"])
+        return pair if belong_together(pair) else None
+    except (KeyError, ValueError):
+        return None
+
+
+def _lost(owner: Owner, name: str, present: Object | None, pair: KeyPair | None, trusted: str) -> str:
+    """What has happened to an authority, and what can be done."""
+    if present is None:
+        what = f"the Secret {name} is gone"
+    elif pair is None:
+        what = f"the Secret {name} holds no certificate with its key"
+    else:
+        what = f"the Secret {name} holds another authority, {fingerprint(pair.certificate_pem)}"
+    return (
+        f"{what}; the sites trust {trusted}. What it has signed holds until it ends; no site can join or renew. Restore the Secret from a"
+        f" backup; or, if there is none, have a new authority made and invite every site anew:"
+        f" kubectl annotate fstudy {owner.name} {REPLACE}={trusted}"
+    )
+
+
+def _holds(files: Mapping[str, str], authority: KeyPair, now: datetime) -> bool:
+    """Whether a leaf's files are whole, of this authority, and not due for renewal; what somebody spoilt is made again."""
+    if files.get("ca.crt") != authority.certificate_pem or "tls.key" not in files:
+        return False
+    try:
+        return now < renew_at(files.get("tls.crt", ""))
+    except ValueError:
+        return False
 
 
 def seconds_until(when: datetime, now: datetime | None = None) -> float:

@@ -11,9 +11,8 @@ from fedstudy_operator.api.conditions import Condition, Reason, condition, merge
 from fedstudy_operator.api.dataset import SiteDataset
 from fedstudy_operator.cluster import Cluster, Key, NotFoundError, Object
 from fedstudy_operator.reconcile.admin import Peers
+from fedstudy_operator.reconcile.passes import STATUS_MANAGER
 from fedstudy_operator.reconcile.words import fault_text
-
-STATUS_MANAGER = "fedstudy-operator-status"
 
 
 class DatasetReconciler:

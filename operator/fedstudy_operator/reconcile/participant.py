@@ -14,6 +14,7 @@ from fedstudy.plan import StudyPlan
 from fedstudy.wire.admin import AgentState, Approval, Configure
 from fedstudy_operator.api.conditions import Reason, condition, merge
 from fedstudy_operator.api.dataset import SiteDataset
+from fedstudy_operator.api.meta import GROUP
 from fedstudy_operator.api.participant import ApprovalSpec, Release, SiteParticipant
 from fedstudy_operator.children import participant as children
 from fedstudy_operator.children import study as study_children
@@ -22,19 +23,32 @@ from fedstudy_operator.children.common import (
     Settings,
     decode,
 )
-from fedstudy_operator.cluster import Cluster, Key, NotFoundError, Object
+from fedstudy_operator.cluster import Cluster, ForbiddenError, Key, NotFoundError, Object
 from fedstudy_operator.pki import KeyPair
 from fedstudy_operator.reconcile.admin import Endpoint, Peers
-from fedstudy_operator.reconcile.causes import job_end, latest, why_not
+from fedstudy_operator.reconcile.causes import (
+    NO_POD_SECONDS,
+    ended_for,
+    held_back,
+    job_end,
+    latest,
+    why_none,
+    why_not,
+)
 from fedstudy_operator.reconcile.certificates import MANAGER, Certificates, Leaf, get, renew_at, seconds_until
-from fedstudy_operator.reconcile.participant_status import JobSeen, Seen, data_available, status
+from fedstudy_operator.reconcile.participant_status import JobSeen, Seen, data_available, silent_in, status
+from fedstudy_operator.reconcile.passes import STATUS_MANAGER
 from fedstudy_operator.reconcile.words import fault_text
 
-STATUS_MANAGER = "fedstudy-operator-status"
 SETTLE_SECONDS = 2.0
 """How long after a trainer's end its agent may still show the work that it did."""
 IDLE_SECONDS = 30.0
 """How long a trainer that has nothing to do may take to end by itself (release BetweenRounds)."""
+UNINVITED_SECONDS = 10.0
+"""How often to look for a study and an invitation: a hospital's operator may read them, but is not told of them."""
+_FIRST_RECHECK, _LONGEST_RECHECK = 60.0, 600.0
+ATTEMPT = f"{GROUP}/attempt"
+"""Annotation of a preflight Job, and of a trainer in the place of a silent one: how many went before it."""
 _MOST_ATTEMPTS = 5
 
 
@@ -87,6 +101,7 @@ def plan_jobs(
     release: Release,
     idle: float,
     settled: bool,
+    silent: bool = False,
 ) -> JobPlan:
     """Which trainer Jobs to make and to delete. Pure.
 
@@ -97,6 +112,7 @@ def plan_jobs(
         made_of: hash of what a Job is made from now.
         idle: seconds since there was work.
         settled: whether a Job that has just ended for this very work has had time to be believed.
+        silent: whether the trainer that runs shows no sign of life.
     """
     if not allowed:
         return JobPlan(delete=tuple(present))
@@ -105,10 +121,12 @@ def plan_jobs(
         overdue = release is Release.BETWEEN_ROUNDS and active and idle >= IDLE_SECONDS
         waits = release is Release.BETWEEN_ROUNDS and active and not overdue
         return JobPlan(delete=tuple(active) if overdue else (), again=IDLE_SECONDS if waits else None)
-    if active:
-        return JobPlan()
     mark = jobs.short_hash(work)
     mine = [job for job in present if job["metadata"]["labels"].get(jobs.WORK) == mark]
+    if active:
+        next_one = max([len(mine), *(_attempt(job) + 1 for job in mine)])
+        replaced = silent and next_one < _MOST_ATTEMPTS
+        return JobPlan(make=next_one, delete=tuple(active)) if replaced else JobPlan()
     others = tuple(job for job in present if job not in mine)
     failed = [
         job
@@ -120,6 +138,16 @@ def plan_jobs(
     if mine and not settled:
         return JobPlan(delete=others, again=SETTLE_SECONDS)
     return JobPlan(make=len(mine), delete=others)
+
+
+def recheck_seconds(attempt: int) -> float:
+    """How long after a preflight that found faults the data are looked at again: longer with each attempt."""
+    return min(_LONGEST_RECHECK, _FIRST_RECHECK * 2.0 ** min(attempt, 10))
+
+
+def _attempt(job: Object) -> int:
+    text = (job["metadata"].get("annotations") or {}).get(ATTEMPT, "0")
+    return int(text) if text.isdigit() else 0
 
 
 def approval_of(spec: ApprovalSpec | None) -> Approval:
@@ -150,13 +178,16 @@ class ParticipantReconciler:
         except NotFoundError:
             self._forget(key)
             return None
+        if obj["metadata"].get("deletionTimestamp"):  # its children go with it
+            self._forget(key)
+            return None
         try:
             participant = SiteParticipant.model_validate(obj)
         except ValidationError as error:
             await self._write(key, _invalid(obj, fault_text(error)))
             return None
         previous = obj.get("status") or {}
-        if not previous:
+        if not previous.get("conditions"):
             await self._write(key, status(participant, previous, Seen(invited=True)))
         hub = await self._hub(participant)
         dataset = await self._dataset(participant)
@@ -168,13 +199,15 @@ class ParticipantReconciler:
                 f"there is no valid SiteDataset {participant.spec.dataset_ref} in this namespace",
             )
         )
-        again = 600.0
+        again = UNINVITED_SECONDS
         seen = Seen(missing=missing, invited=hub.invited)
         if hub.invited:
             again = await self._agent(key, participant, hub)
             seen = await self._look(key, participant, hub, missing)
+            again = NO_POD_SECONDS if _podless(seen) else again
         await self._write(key, status(participant, previous, seen))
-        if not hub.invited or dataset is None:
+        if not hub.invited or hub.missing is not None or dataset is None:
+            # also where the study was deleted: nobody waits for the answer
             await self._delete_jobs(participant)
             return again
         later = await self._work(key, participant, dataset, seen)
@@ -190,7 +223,13 @@ class ParticipantReconciler:
             return Hub(ref.hub.endpoint, ref.hub.server_name, secret is not None)
         hub_namespace = ref.namespace or namespace
         address = study_children.service_address(ref.name, hub_namespace)
-        study = await get(self._cluster, Key("FederatedStudy", hub_namespace, ref.name))
+        try:
+            study = await get(self._cluster, Key("FederatedStudy", hub_namespace, ref.name))
+        except ForbiddenError:
+            text = f"the operator may not read namespace {hub_namespace}: name it in hubNamespaces of the site chart"
+            return Hub(
+                address, study_children.AGGREGATOR, invited=False, missing=(Reason.STUDY_NOT_FOUND, text)
+            )
         name = study_children.invitation_name(ref.name, participant.spec.site_name)
         sent = await get(self._cluster, Key("Secret", hub_namespace, name)) if study else None
         kept = await get(self._cluster, Key("Secret", namespace, children.invitation_secret(participant)))
@@ -203,7 +242,7 @@ class ParticipantReconciler:
             address,
             study_children.AGGREGATOR,
             invited=sent is not None or kept is not None,
-            invitation=decode(sent) if sent else None,
+            invitation=decode(sent) if sent and (not kept or decode(kept) != decode(sent)) else None,
             missing=missing,
         )
 
@@ -222,9 +261,10 @@ class ParticipantReconciler:
         state = self._peers.state(key)
         pods = await self._cluster.list("Pod", owner.namespace, owner.selector(children.AGENT))
         workload = await get(self._cluster, Key("StatefulSet", owner.namespace, owner.child(children.AGENT)))
-        reason, message = (
-            why_not(pods[0]) if pods else (Reason.POD_PENDING, "the agent's pod is not there yet")
-        )
+        if pods:
+            reason, message = why_not(pods[0])
+        else:
+            reason, message = why_none(await self._cluster.warnings(workload) if workload else ())
         agent_state = state if isinstance(state, AgentState) else None
         if agent_state is not None and agent_state.plan:
             plan = children.offered_plan(participant, agent_state.plan)
@@ -237,6 +277,7 @@ class ParticipantReconciler:
             state=agent_state,
             connected=self._peers.epoch(key) > 0,
             plan_config_map=owner.child("plan") if agent_state and agent_state.plan else "",
+            agent_pod=bool(pods),
             preflight=await self._job_seen(participant, children.PREFLIGHT),
             trainer=await self._job_seen(participant, children.TRAINER),
         )
@@ -257,7 +298,9 @@ class ParticipantReconciler:
             for pod in await self._cluster.list("Pod", owner.namespace, owner.selector(component))
             if any(o["uid"] == job["metadata"]["uid"] for o in pod["metadata"].get("ownerReferences") or [])
         ]
-        return JobSeen(job, latest(pods))
+        silent = pods or job_end(job) or held_back(job)
+        warnings = () if silent else await self._cluster.warnings(job)
+        return JobSeen(job, latest(pods), tuple(warnings))
 
     # What is wanted
 
@@ -285,13 +328,17 @@ class ParticipantReconciler:
             await self._cluster.apply(copy, manager=MANAGER)
         for manifest in (
             children.service(participant),
-            children.agent_network_policy(participant, hub.address),
+            children.agent_network_policy(participant, hub.address, self._settings),
             children.trainer_network_policy(participant, children.TRAINER),
             children.trainer_network_policy(participant, children.PREFLIGHT),
-            children.agent(participant, hub.address, hub.server_name, self._settings),
         ):
             await self._cluster.apply(manifest, manager=MANAGER)
-        self._peers.follow(key, _endpoint(participant, operator, authority))
+        workload = await self._cluster.apply(
+            children.agent(participant, hub.address, hub.server_name, self._settings), manager=MANAGER
+        )
+        ready = (workload.get("status") or {}).get("readyReplicas", 0) > 0
+        if ready or self._peers.state(key) is not None:  # nobody is dialled before it can answer
+            self._peers.follow(key, _endpoint(participant, operator, authority))
         return seconds_until(min(renew_at(pair.certificate_pem) for pair in (served, trained, operator)))
 
     async def _work(
@@ -306,10 +353,11 @@ class ParticipantReconciler:
             return None
         await self._cluster.apply(children.dataset_configuration(participant, dataset), manager=MANAGER)
         image = self._image(participant, state)
-        await self._preflight(participant, dataset, state, image)
         fits = data_available(seen).status == "True"
-        made_of = jobs.spec_hash(participant, dataset, image)
+        await self._preflight(participant, dataset, state, image, fits=fits)
+        made_of = jobs.spec_hash(participant, dataset, self._settings.place(image))
         present = await self._jobs(participant, children.TRAINER)
+        silent = silent_in(seen)
         step = plan_jobs(
             present,
             allowed=may_train(participant, state, fits),
@@ -318,6 +366,7 @@ class ParticipantReconciler:
             release=participant.spec.trainer.release,
             idle=self._idle(key, state.work),
             settled=self._settled(present),
+            silent=silent == 0.0,
         )
         for job in step.delete:
             await self._delete(job)
@@ -330,8 +379,12 @@ class ParticipantReconciler:
                 image=image,
                 settings=self._settings,
             )
-            await self._cluster.apply(made, manager=MANAGER)
-        return step.again
+            if silent == 0.0:
+                why = {ATTEMPT: str(step.make), jobs.REPLACES: state.trainer_last_seen}
+                made["metadata"]["annotations"] = {**(made["metadata"].get("annotations") or {}), **why}
+            await self._cluster.make(made, manager=MANAGER)
+        again = None if fits or not self._settings.rechecks else _FIRST_RECHECK
+        return min((s for s in (step.again, again, silent or None) if s is not None), default=None)
 
     async def _configure(self, key: Key, participant: SiteParticipant, dataset: SiteDataset) -> None:
         others = await self._cluster.list("SiteParticipant", key.namespace)
@@ -348,19 +401,30 @@ class ParticipantReconciler:
             self._told[key] = said
 
     async def _preflight(
-        self, participant: SiteParticipant, dataset: SiteDataset, state: AgentState, image: str
+        self,
+        participant: SiteParticipant,
+        dataset: SiteDataset,
+        state: AgentState,
+        image: str,
+        *,
+        fits: bool,
     ) -> None:
-        """One preflight for each plan and form of the dataset; those of others go."""
+        """One preflight for each plan and form of the dataset; those of others go, and one that found faults is repeated."""
         wanted = jobs.preflight(
             participant, dataset, digest=state.plan_digest, image=image, settings=self._settings
         )
         present = await self._jobs(participant, children.PREFLIGHT)
-        names = [job["metadata"]["name"] for job in present]
+        kept = [job for job in present if job["metadata"]["name"] == wanted["metadata"]["name"]]
+        attempt = _attempt(kept[0]) if kept else 0
+        due = self._settings.rechecks and not fits
+        if due and kept and job_end(kept[0]) and ended_for(kept[0]) >= recheck_seconds(attempt):
+            kept, attempt = [], attempt + 1  # the data may have been mended
         for job in present:
-            if job["metadata"]["name"] != wanted["metadata"]["name"]:
+            if job not in kept:
                 await self._delete(job)
-        if wanted["metadata"]["name"] not in names and not participant.spec.suspend and not state.finished:
-            await self._cluster.apply(wanted, manager=MANAGER)
+        if not kept and not participant.spec.suspend and not state.finished:
+            wanted["metadata"].setdefault("annotations", {})[ATTEMPT] = str(attempt)
+            await self._cluster.make(wanted, manager=MANAGER)
 
     def _image(self, participant: SiteParticipant, state: AgentState) -> str:
         plan = StudyPlan.parse(state.plan.encode()) if state.plan else None
@@ -407,6 +471,13 @@ def _endpoint(participant: SiteParticipant, operator: KeyPair, authority: KeyPai
     return Endpoint(
         address, children.AGENT, operator.certificate_pem, operator.key_pem, authority.certificate_pem
     )
+
+
+def _podless(seen: Seen) -> bool:
+    """Whether something that should have a pod has none."""
+    jobs = [one for one in (seen.preflight, seen.trainer) if one.job is not None and not one.end]
+    jobs = [one for one in jobs if not held_back(one.job)]  # its Job's change will tell
+    return not seen.agent_pod or any(one.pod is None for one in jobs)
 
 
 def _uses(participant: Mapping[str, Any], dataset: str) -> bool:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from fedstudy.agent.presence import SILENT_SECONDS
 from fedstudy.wire.admin import AgentState
 from fedstudy_operator.api.conditions import Condition, Reason, condition, merge
 from fedstudy_operator.api.participant import SiteParticipant
+from fedstudy_operator.children.trainer import REPLACES
 from fedstudy_operator.cluster import Object
-from fedstudy_operator.reconcile.causes import job_end, last_words, terminated, why_not
+from fedstudy_operator.reconcile.causes import (
+    held_back,
+    job_end,
+    last_words,
+    runs_for,
+    terminated,
+    why_none,
+    why_not,
+)
 from fedstudy_operator.reconcile.words import reason_of
 
 _CONSENT = (Reason.APPROVED, Reason.WAITING_FOR_APPROVAL, Reason.DIGEST_MISMATCH, Reason.APPROVAL_EXPIRED)
@@ -18,10 +29,12 @@ _CONSENT = (Reason.APPROVED, Reason.WAITING_FOR_APPROVAL, Reason.DIGEST_MISMATCH
 
 @dataclass(frozen=True)
 class JobSeen:
-    """A Job, if there is one, and the latest of its pods."""
+    """A Job, if there is one, and the latest of its pods; where there is none, why not."""
 
     job: Object | None = None
     pod: Object | None = None
+    warnings: tuple[str, ...] = ()
+    """What its controller complains of, where it has no pod."""
 
     @property
     def end(self) -> str:
@@ -45,6 +58,7 @@ class Seen:
         cause: why it is not.
         state: what the agent said last, if ever.
         connected: whether it says so now.
+        agent_pod: whether the agent's pod is there, ready or not.
     """
 
     missing: tuple[Reason, str] | None = None
@@ -53,6 +67,7 @@ class Seen:
     cause: tuple[Reason, str] = (Reason.POD_PENDING, "")
     state: AgentState | None = None
     connected: bool = False
+    agent_pod: bool = False
     plan_config_map: str = ""
     preflight: JobSeen = JobSeen()
     trainer: JobSeen = JobSeen()
@@ -185,10 +200,16 @@ def data_available(seen: Seen) -> Condition:
         return condition(kind, None, Reason.NO_PLAN)
     profile = state.profile if state.profile and state.profile.plan_digest == state.plan_digest else None
     running = seen.preflight.job is not None and not seen.preflight.end
+    if held := held_back(seen.preflight.job):
+        return condition(kind, None, *held)
     if running and seen.preflight.pod is not None:
         reason, message = why_not(seen.preflight.pod)
         if reason is not Reason.POD_PENDING:
             return condition(kind, None if _tried_again(seen.preflight) else False, reason, message)
+    if running and seen.preflight.pod is None:
+        reason, message = why_none(seen.preflight.warnings)
+        if reason is not Reason.POD_PENDING:
+            return condition(kind, False, reason, message)
     if running or (seen.preflight.end == "Complete" and profile is None):
         return condition(kind, None, Reason.PREFLIGHT_RUNNING)
     if profile is not None and not profile.fits:
@@ -214,6 +235,21 @@ def _failure(seen: JobSeen, said: str) -> str:
     return said or words or f"exit code {ended.get('exitCode', 'unknown')}"
 
 
+def silent_in(seen: Seen, now: datetime | None = None) -> float | None:
+    """Seconds until the trainer that runs has to be given up as silent, 0 for now; None where it has not.
+
+    The agent says that nobody who took the work gives a sign of life. That is about the trainer that runs if it is not one that
+    was made because of this very silence, and has run long enough to have said something.
+    """
+    state, job = seen.state, seen.trainer.job
+    if state is None or not state.trainer_silent or job is None or seen.trainer.end:
+        return None
+    if (job["metadata"].get("annotations") or {}).get(REPLACES) == state.trainer_last_seen:
+        return None
+    running = runs_for(seen.trainer.pod, now)
+    return None if running is None else max(0.0, SILENT_SECONDS - running)
+
+
 def _compute(seen: Seen) -> Condition:
     trainer, kind = seen.trainer, "ComputeAvailable"
     if trainer.job is None:
@@ -224,11 +260,17 @@ def _compute(seen: Seen) -> Condition:
         return condition(kind, False, reason, _failure(trainer, seen.state.failure if seen.state else ""))
     if trainer.end == "Complete":
         return condition(kind, True, Reason.NO_WORK)
+    if held := held_back(trainer.job):
+        return condition(kind, False, *held)
+    if silent_in(seen) == 0.0 and seen.state is not None:
+        text = f"the last sign of life of Job {trainer.name} for {seen.state.work} came at {seen.state.trainer_last_seen}"
+        return condition(kind, False, Reason.TRAINER_SILENT, text)
     phase = ((trainer.pod or {}).get("status") or {}).get("phase")
     if phase == "Running":
         return condition(kind, True, Reason.SCHEDULED)
     if trainer.pod is None:
-        return condition(kind, None, Reason.POD_PENDING)
+        reason, message = why_none(trainer.warnings)
+        return condition(kind, None if reason is Reason.POD_PENDING else False, reason, message)
     reason, message = why_not(trainer.pod)
     return condition(kind, None if _tried_again(trainer) else False, reason, message)
 

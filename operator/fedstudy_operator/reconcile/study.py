@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,26 +23,16 @@ from fedstudy.wire.admin import (
 from fedstudy_operator.api.conditions import Reason
 from fedstudy_operator.api.study import FederatedStudy
 from fedstudy_operator.children import study as children
-from fedstudy_operator.children.common import COMPONENT, SITE, STUDY, Settings, decode, label_value
+from fedstudy_operator.children.common import SITE, Settings
 from fedstudy_operator.cluster import Cluster, Key, NotFoundError, Object
-from fedstudy_operator.pki import KeyPair, issue, sign_csr
+from fedstudy_operator.pki import KeyPair, sign_csr
 from fedstudy_operator.reconcile.admin import AnyDecision, Endpoint, Peers
-from fedstudy_operator.reconcile.causes import why_not
-from fedstudy_operator.reconcile.certificates import (
-    INVITATION_DAYS,
-    LEAF_DAYS,
-    MANAGER,
-    Certificates,
-    Leaf,
-    fingerprint,
-    not_after,
-    renew_at,
-    seconds_until,
-)
+from fedstudy_operator.reconcile.causes import NO_POD_SECONDS, has_node, waits_for_volumes, why_none, why_not
+from fedstudy_operator.reconcile.certificates import LEAF_DAYS, MANAGER
+from fedstudy_operator.reconcile.passes import STATUS_MANAGER
+from fedstudy_operator.reconcile.study_secrets import LOOK_SECONDS, Issued, StudySecrets, renewed
 from fedstudy_operator.reconcile.study_status import Seen, invalid, status
 from fedstudy_operator.reconcile.words import fault_text
-
-STATUS_MANAGER = "fedstudy-operator-status"
 
 
 @dataclass(frozen=True)
@@ -61,6 +51,8 @@ def judge(pending: PendingEnrolment, invitations: Mapping[str, Object], listed: 
         invitations: invitation id → its Secret.
         listed: the sites of the study.
     """
+    if pending.renews:
+        return _judge_renewal(pending, invitations, listed)
     secret = invitations.get(pending.invitation)
     if secret is None:
         return Verdict(pending, refusal="The invitation is not one of this study's, or was withdrawn.")
@@ -75,6 +67,25 @@ def judge(pending: PendingEnrolment, invitations: Mapping[str, Object], listed: 
     return Verdict(pending, site=site)
 
 
+def _judge_renewal(
+    pending: PendingEnrolment, invitations: Mapping[str, Object], listed: Sequence[str]
+) -> Verdict:
+    """A listed site may have the next certificate for the key that its invitation was used with: the aggregator's word is not enough."""
+    site = pending.renews
+    if site not in listed:
+        return Verdict(pending, refusal=f"Site {site} is not in the study.")
+    keys = {
+        (secret["metadata"].get("annotations") or {}).get(children.USED_BY, "")
+        for secret in invitations.values()
+        if secret["metadata"]["labels"][SITE] == site
+    }
+    if pending.key_fingerprint not in keys:
+        return Verdict(
+            pending, refusal=f"Site {site} did not enrol with this key. Ask the hub for a new invitation."
+        )
+    return Verdict(pending, site=site)
+
+
 class StudyReconciler:
     """Brings one study to what its spec says."""
 
@@ -82,6 +93,7 @@ class StudyReconciler:
         self._cluster = cluster
         self._peers = peers
         self._settings = settings
+        self._secrets = StudySecrets(cluster, settings, lambda key: peers.state(key) is not None)
         self._told: dict[tuple[Key, str], object] = {}
         """What an aggregator was told last, with the stream that it was told on."""
 
@@ -90,147 +102,116 @@ class StudyReconciler:
         try:
             obj = await self._cluster.get(key)
         except NotFoundError:
-            self._peers.forget(key)
+            self._forget(key)
             return None
+        if obj["metadata"].get("deletionTimestamp"):  # its children go with it
+            self._forget(key)
+            return None
+        previous = obj.get("status") or {}
         try:
-            study = FederatedStudy.model_validate(obj)
-            plan = study.plan()
+            study = FederatedStudy.model_validate({**obj, "status": {}})
+            plan = children.Document.of(study.plan())
         except ValidationError as error:
             await self._write(key, invalid(obj, fault_text(error)))
             return None
-        previous = obj.get("status") or {}
         seen = Seen(plan_digest=plan.digest(), endpoint=children.endpoint(study))
-        if not previous:
+        if not previous.get("conditions"):
             await self._write(key, status(study, previous, seen))
-        authority, operator, again = await self._certificates(study)
-        invitations = await self._invitations(study, authority)
-        for manifest in (
-            children.configuration(study, plan, self._settings),
-            children.service(study),
-            children.network_policy(study),
-            children.disruption_budget(study),
-        ):
-            await self._cluster.apply(manifest, manager=MANAGER)
-        workload = await self._cluster.apply(
-            children.aggregator(study, plan, self._settings), manager=MANAGER
-        )
-        self._peers.follow(key, self._endpoint(study, operator, authority))
-        state = self._peers.state(key)
-        state = state if isinstance(state, AggregatorState) else None
+        issued = await self._secrets.known(key, study, previous)
+        workload = await self._apply(study, plan)
+        ready = (workload.get("status") or {}).get("readyReplicas", 0) > 0
+        pod = await self._pod(study)
+        if not ready and pod is not None and has_node(pod):
+            issued = await self._secrets.again(key, study, previous, issued)
+        state = await self._follow(key, study, previous, issued, ready=ready)
+        if state is not None and state.pending and issued.authority is None and issued.fault is None:
+            issued = await self._secrets.look(key, study, previous)
         connected = self._peers.epoch(key) > 0
-        seen = Seen(
-            plan_digest=plan.digest(),
-            endpoint=children.endpoint(study),
-            ca_fingerprint=fingerprint(authority.certificate_pem),
-            certificates=True,
-            ready=(workload.get("status") or {}).get("readyReplicas", 0) > 0,
-            cause=await self._cause(study, key),
+        cause, waits = (
+            ((Reason.AVAILABLE, ""), None) if ready and connected else await self._cause(key, pod, workload)
+        )
+        seen = replace(
+            seen,
+            ca_fingerprint=issued.fingerprint,
+            certificates=issued.served,
+            fault=issued.fault,
+            ready=ready,
+            cause=cause,
             state=state,
             connected=connected,
         )
         await self._write(key, status(study, previous, seen))
         if state is not None and connected:
-            await self._decide(key, study, state, authority, invitations)
-        return again
+            await self._decide(key, study, state, issued)
+        again = max(1.0, issued.until - asyncio.get_running_loop().time())
+        return again if waits is None else min(again, waits)
 
-    async def _certificates(self, study: FederatedStudy) -> tuple[KeyPair, KeyPair, float]:
-        """The authority, the operator's client certificate, and when to look again."""
-        owner, uid = children.owner_of(study), study.metadata.uid
-        certificates = Certificates(self._cluster, owner)
-        authority = await certificates.authority(f"fedstudy {study.metadata.name}")
-        domain = self._settings.trust_domain
-        host = study.spec.aggregator.exposure.host
-        names = [children.AGGREGATOR, *([host] if host else [])]
-        server = Leaf(
-            owner.child(children.AGGREGATOR, "tls"),
-            children.AGGREGATOR,
-            Identity(domain, "study", uid, Role.AGGREGATOR),
-            names,
-            server=True,
-        )
-        client = Leaf(
-            owner.child("operator", "tls"),
-            "operator",
-            Identity(domain, "study", uid, Role.OPERATOR),
-            client=True,
-        )
-        served = await certificates.leaf(authority, server)
-        operator = await certificates.leaf(authority, client)
-        renewal = min(renew_at(pair.certificate_pem) for pair in (served, operator))
-        return authority, operator, seconds_until(renewal)
+    def doubt(self, key: Key) -> None:
+        """Somebody touched a Secret of the study: it is looked at in the next pass."""
+        self._secrets.doubt(key)
 
-    async def _invitations(self, study: FederatedStudy, authority: KeyPair) -> dict[str, Object]:
-        """An invitation for each listed site, and none for others. Returns invitation id → Secret."""
-        owner = children.owner_of(study)
-        labels = {STUDY: label_value(owner.name), COMPONENT: children.INVITATION}
-        present = {
-            secret["metadata"]["labels"][SITE]: secret
-            for secret in await self._cluster.list("Secret", owner.namespace, labels)
-        }
-        listed = [site.name for site in study.spec.sites]
-        for site in sorted(set(present) - set(listed)):
-            metadata = present.pop(site)["metadata"]
-            await self._cluster.delete(Key("Secret", owner.namespace, metadata["name"]), uid=metadata["uid"])
-        for site in listed:
-            secret = present.get(site)
-            if secret is None or _lapsed(secret):
-                secret = await self._cluster.apply(self._invite(study, site, authority), manager=MANAGER)
-            elif decode(secret).get("endpoint") != children.endpoint(study):
-                secret = await self._cluster.apply(_renewed(study, secret), manager=MANAGER)
-            present[site] = secret
-        return {s["metadata"]["labels"][children.INVITATION_ID]: s for s in present.values()}
+    async def _apply(self, study: FederatedStudy, plan: children.PlanText) -> Object:
+        """All children but the Secrets; returns the aggregator's StatefulSet."""
+        for manifest in (
+            children.configuration(study, plan, self._settings),
+            children.service(study),
+            children.network_policy(study, self._settings),
+            children.disruption_budget(study),
+        ):
+            await self._cluster.apply(manifest, manager=MANAGER)
+        return await self._cluster.apply(children.aggregator(study, plan, self._settings), manager=MANAGER)
 
-    def _invite(self, study: FederatedStudy, site: str, authority: KeyPair) -> Object:
-        invitation_id = f"{site[:50].rstrip('-')}-{secrets.token_hex(4)}"
-        identity = Identity(
-            self._settings.trust_domain, "study", study.metadata.uid, Role.INVITATION, invitation_id
-        )
-        pair = issue(
-            authority, identity=identity, dns_names=(), days=INVITATION_DAYS, server=False, client=True
-        )
-        files = {
-            "tls.crt": pair.certificate_pem,
-            "tls.key": pair.key_pem,
-            "ca.crt": authority.certificate_pem,
-            "endpoint": children.endpoint(study),
-        }
-        return children.invitation(study, site, invitation_id=invitation_id, files=files)
-
-    def _endpoint(self, study: FederatedStudy, operator: KeyPair, authority: KeyPair) -> Endpoint:
-        address = children.service_address(study.metadata.name, study.metadata.namespace)
-        return Endpoint(
-            address,
-            children.AGGREGATOR,
-            operator.certificate_pem,
-            operator.key_pem,
-            authority.certificate_pem,
-        )
-
-    async def _cause(self, study: FederatedStudy, key: Key) -> tuple[Reason, str]:
+    async def _pod(self, study: FederatedStudy) -> Object | None:
+        """The aggregator's pod."""
         owner = children.owner_of(study)
         pods = await self._cluster.list("Pod", owner.namespace, owner.selector(children.AGGREGATOR))
-        if not pods:
-            return Reason.POD_PENDING, "the pod is not there yet"
-        reason, message = why_not(pods[0])
-        return reason, message or self._peers.problem(key)
+        return pods[0] if pods else None
+
+    async def _follow(
+        self, key: Key, study: FederatedStudy, previous: Mapping[str, Any], issued: Issued, *, ready: bool
+    ) -> AggregatorState | None:
+        """Keep the stream to the aggregator; returns what it said last. Nobody is dialled before it can answer."""
+        if ready or self._peers.state(key) is not None:
+            client = await self._secrets.client(key, study, previous, issued)
+            if client is not None:
+                address = children.service_address(study.metadata.name, study.metadata.namespace)
+                endpoint = Endpoint(
+                    address, children.AGGREGATOR, client.certificate, client.key, client.authority
+                )
+                self._peers.follow(key, endpoint)
+        state = self._peers.state(key)
+        return state if isinstance(state, AggregatorState) else None
+
+    async def _cause(
+        self, key: Key, pod: Object | None, workload: Object
+    ) -> tuple[tuple[Reason, str], float | None]:
+        """Why the aggregator does not answer, and when to look again where no event will tell."""
+        if pod is not None:
+            reason, message = why_not(pod)
+            look = LOOK_SECONDS if waits_for_volumes(pod) else None
+            return (reason, message or self._peers.problem(key)), look
+        seen = "observedGeneration" in (workload.get("status") or {})  # its controller has been here
+        return why_none(await self._cluster.warnings(workload) if seen else ()), NO_POD_SECONDS
 
     async def _decide(
         self,
         key: Key,
         study: FederatedStudy,
         state: AggregatorState,
-        authority: KeyPair,
-        invitations: Mapping[str, Object],
+        issued: Issued,
     ) -> None:
-        """Tell the aggregator what it needs to know."""
+        """Tell the aggregator what it needs to know. Where nothing can be signed, requests stay open."""
         listed = sorted(site.name for site in study.spec.sites)
         required = sorted(site.name for site in study.spec.sites if site.required)
         if state.phase not in (Phase.COMPLETE, Phase.FAILED):
             await self._tell(key, "sites", SetSites(sites=listed, required=required))
             await self._tell(key, "suspend", Suspend(suspend=study.spec.suspend))
+        if issued.authority is None:
+            return
         for pending in state.pending:
-            verdict = judge(pending, invitations, listed)
-            await self._peers.decide(key, await self._answer(study, verdict, authority, invitations))
+            verdict = judge(pending, issued.invitations, listed)
+            answer = await self._answer(study, verdict, issued.authority, issued.invitations)
+            await self._peers.decide(key, answer)
 
     async def _tell(self, key: Key, what: str, decision: AnyDecision) -> None:
         """Once for each stream and content: it is idempotent, but need not be said at every pass."""
@@ -258,9 +239,10 @@ class StudyReconciler:
             except RefusedError as error:
                 refusal = error.message
             else:
-                secret = invitations[pending.invitation]
-                burnt = _renewed(study, secret, used_by=pending.key_fingerprint)
-                await self._cluster.apply(burnt, manager=MANAGER)
+                if not pending.renews:
+                    secret = invitations[pending.invitation]
+                    burnt = renewed(study, secret, used_by=pending.key_fingerprint)
+                    await self._cluster.apply(burnt, manager=MANAGER)
                 return AcceptEnrolment(
                     invitation=pending.invitation,
                     key_fingerprint=pending.key_fingerprint,
@@ -272,27 +254,13 @@ class StudyReconciler:
             invitation=pending.invitation, key_fingerprint=pending.key_fingerprint, reason=refusal
         )
 
+    def _forget(self, key: Key) -> None:
+        self._peers.forget(key)
+        self._secrets.forget(key)
+        self._told = {known: said for known, said in self._told.items() if known[0] != key}
+
     async def _write(self, key: Key, value: Object) -> None:
         await self._cluster.patch_status(key, value, manager=STATUS_MANAGER)
-
-
-def _renewed(study: FederatedStudy, secret: Object, *, used_by: str = "") -> Object:
-    """An invitation's Secret with the present endpoint, and burnt where `used_by` or it itself says so."""
-    metadata = secret["metadata"]
-    return children.invitation(
-        study,
-        metadata["labels"][SITE],
-        invitation_id=metadata["labels"][children.INVITATION_ID],
-        files={**decode(secret), "endpoint": children.endpoint(study)},
-        used_by=used_by or (metadata.get("annotations") or {}).get(children.USED_BY, ""),
-    )
-
-
-def _lapsed(secret: Object, now: datetime | None = None) -> bool:
-    """Whether an invitation that nobody has used ends within a day."""
-    used = (secret["metadata"].get("annotations") or {}).get(children.USED_BY)
-    end = not_after(decode(secret)["tls.crt"])
-    return not used and end - (now or datetime.now(UTC)) < timedelta(days=1)
 
 
 __all__ = ["StudyReconciler", "Verdict", "judge"]

@@ -9,7 +9,7 @@ from typing import Any
 from fedstudy.wire.admin import AggregatorState, Phase, SiteState
 from fedstudy_operator.api.conditions import Condition, Reason, condition, merge
 from fedstudy_operator.api.study import FederatedStudy
-from fedstudy_operator.reconcile.words import reason_of
+from fedstudy_operator.reconcile.words import main_metric, reason_of
 
 _ENDED = (Phase.COMPLETE, Phase.FAILED)
 _BUSY = (Phase.PROLOGUE, Phase.TRAINING, Phase.EPILOGUE)
@@ -22,7 +22,8 @@ class Seen:
     """What a pass found.
 
     Attributes:
-        certificates: whether they are all there.
+        certificates: whether those are there that the aggregator and the operator need.
+        fault: why no further ones can be signed; None where they can.
         ready: whether the aggregator's pod is.
         cause: why it is not.
         state: what the aggregator said last, if ever.
@@ -33,6 +34,7 @@ class Seen:
     endpoint: str = ""
     ca_fingerprint: str = ""
     certificates: bool = False
+    fault: tuple[Reason, str] | None = None
     ready: bool = False
     cause: tuple[Reason, str] = (Reason.POD_PENDING, "")
     state: AggregatorState | None = None
@@ -67,7 +69,7 @@ def status(study: FederatedStudy, previous: Mapping[str, Any], seen: Seen) -> di
     result["conditions"] = merge(
         previous.get("conditions") or [], wanted, generation=study.metadata.generation
     )
-    result["summary"] = summary(study, seen, wanted)
+    result["columns"] = columns(study, result)
     return {name: value for name, value in result.items() if value not in ("", None)}
 
 
@@ -111,22 +113,17 @@ def _site(site: SiteState) -> dict[str, Any]:
 def conditions(study: FederatedStudy, seen: Seen, previous: Mapping[str, Any]) -> list[Condition]:
     """All conditions of the study, each from its own cause."""
     before = {c["type"]: c for c in previous.get("conditions") or []}
-    certificates = (
-        condition("CertificatesReady", True, Reason.ISSUED)
-        if seen.certificates
-        else condition("CertificatesReady", None, Reason.ISSUING)
-    )
     aggregator = (
         condition("AggregatorReady", True, Reason.AVAILABLE)
         if seen.ready and seen.connected
         else condition("AggregatorReady", False, *seen.cause)
     )
-    result = [certificates, aggregator, _sites(study, seen), _quorum(study, seen)]
+    result = [_certificates(seen), aggregator, _sites(study, seen), _quorum(study, seen)]
     result += [_training(seen), _suspended(study, seen), *_terminal(seen, before)]
     ready = _ready(study, seen, result)
     result.append(ready)
     if ready.status != "True":
-        stuck = ready.reason in (Reason.FAILED, Reason.INVALID_SPEC)
+        stuck = ready.reason in (Reason.FAILED, Reason.INVALID_SPEC, Reason.AUTHORITY_LOST)
         result.append(
             condition("Stalled" if stuck else "Reconciling", True, Reason(ready.reason), ready.message)
         )
@@ -141,10 +138,18 @@ def invalid(study: Mapping[str, Any], message: str) -> dict[str, Any]:
         condition(kind, kind == "Stalled", Reason.INVALID_SPEC, message) for kind in ("Ready", "Stalled")
     ]
     return {
+        **(study.get("status") or {}),  # who is trusted, and who was invited, is true still
         "observedGeneration": generation,
         "conditions": merge(before, wanted, generation=generation),
-        "summary": "Invalid",
     }
+
+
+def _certificates(seen: Seen) -> Condition:
+    if seen.fault is not None:
+        return condition("CertificatesReady", False, *seen.fault)
+    if seen.certificates:
+        return condition("CertificatesReady", True, Reason.ISSUED)
+    return condition("CertificatesReady", None, Reason.ISSUING)
 
 
 def _sites(study: FederatedStudy, seen: Seen) -> Condition:
@@ -222,6 +227,15 @@ def _terminal(seen: Seen, before: Mapping[str, Mapping[str, Any]]) -> list[Condi
 
 
 def _ready(study: FederatedStudy, seen: Seen, others: list[Condition]) -> Condition:
+    """A lost authority stops nobody who has a certificate; where the study stands still, it is what a person has to see to first."""
+    found = _without_fault(study, seen, others)
+    if seen.fault is None or found.status == "True" or found.reason == Reason.FAILED:
+        return found
+    waits = seen.certificates and seen.state is None  # it may only not have answered yet
+    return found if waits else condition("Ready", False, *seen.fault)
+
+
+def _without_fault(study: FederatedStudy, seen: Seen, others: list[Condition]) -> Condition:
     by_type = {c.type: c for c in others}
     if by_type["Complete"].status == "True":
         return condition("Ready", True, Reason.COMPLETED, by_type["Complete"].message)
@@ -247,13 +261,13 @@ def _ready(study: FederatedStudy, seen: Seen, others: list[Condition]) -> Condit
     return condition("Ready", True, Reason.RUNNING)
 
 
-def summary(study: FederatedStudy, seen: Seen, wanted: list[Condition]) -> str:
-    """How it is going, in a few words."""
-    ready = next(c for c in wanted if c.type == "Ready")
-    state = seen.state
-    if state is None:
-        return str(ready.reason)
-    if state.phase is Phase.TRAINING and ready.reason == Reason.RUNNING:
-        connected = sum(site.connected for site in state.sites)
-        return f"round {state.round}/{state.rounds}, {connected}/{len(study.spec.sites)} sites"
-    return f"{ready.reason} ({state.phase.value})" if ready.reason != state.phase.value else str(ready.reason)
+def columns(study: FederatedStudy, status: Mapping[str, Any]) -> dict[str, str]:
+    """How it is going, in three cells: rounds closed, sites connected, and the metric that people ask for first."""
+    rounds, sites = status.get("round") or {}, status.get("sites") or []
+    connected = sum(bool(site.get("connected")) for site in sites)
+    shown = main_metric({metric["name"]: metric["value"] for metric in status.get("metrics") or []})
+    return {
+        "round": f"{rounds.get('completed', 0)}/{rounds.get('total') or study.spec.federation.rounds}",
+        "sites": f"{connected}/{len(study.spec.sites)}",
+        "metric": f"{shown[0]} {shown[1]:.3f}" if shown else "",
+    }

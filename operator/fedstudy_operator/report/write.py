@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from fedstudy.errors import ManifestError
 from fedstudy.results import Results
+from fedstudy.tensors import write_bytes
 from fedstudy_operator.report.card import model_card
 from fedstudy_operator.report.page import render
 
@@ -27,6 +28,12 @@ def read_results(path: Path) -> Results:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ManifestError(f"{file} is no results of fedstudy: {field}: {first['msg']}.") from None
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write results.json, and what people read beside it."""
+    write_bytes(folder / "results.json", results.model_dump_json(by_alias=True, indent=1).encode())
+    write_report(folder)
 
 
 def write_report(path: Path, out: Path | None = None) -> Path:

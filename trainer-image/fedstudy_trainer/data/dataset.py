@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,7 @@ class SiteData:
         steps: int | None = None,
         augment: Augmentation | None = None,
         shuffle: bool = True,
+        skip: int = 0,
     ) -> Iterator[Batch]:
         """Batches of a split: the same bits for the same arguments, on any number of threads.
 
@@ -104,13 +106,15 @@ class SiteData:
             steps: number of batches instead, over as many passes as it takes.
             augment: random changes of the images; None for evaluation.
             shuffle: False for the table's order.
+            skip: leave out so many of the first batches; the others stay what they were.
         """
         from fedstudy_trainer.data.batches import ahead, batch_order
 
         data = self.cases(split)
         order = batch_order(len(data), batch_size, seed, epochs=epochs, steps=steps, shuffle=shuffle)
         makers = (
-            partial(self._batch, data, indices, augment, (seed, step)) for step, indices in enumerate(order)
+            partial(self._batch, data, indices, augment, (seed, step))
+            for step, indices in islice(enumerate(order), skip, None)
         )
         if data.images is None or augment is None:  # a copy at most: a thread would cost more than it saves
             return (make() for make in makers)

@@ -53,9 +53,15 @@ class Update:
     encoding: Encoding = Encoding.FLOAT32
     base: TensorFile | None = None
 
-    def block(self, name: str, start: int, count: int) -> Array:
-        """Elements [start, start+count) of the site's flattened tensor w_k; float64 where w_k = w + change, else float32."""
-        sent = decode(partial(read_block, self.tensors), name, start, count, self.encoding)
+    def block(self, name: str, start: int, count: int, room: Array | None = None) -> Array:
+        """Elements [start, start+count) of the site's flattened tensor w_k; float64 where w_k = w + change, else float32.
+
+        They may be in `room`, an array of float32.
+        """
+        if self.encoding is Encoding.FLOAT32:
+            sent = read_block(self.tensors, name, start, count, room)
+        else:
+            sent = decode(partial(read_block, self.tensors), name, start, count, self.encoding)
         if self.base is None:
             return sent
         return np.add(read_block(self.base, name, start, count), sent, dtype=np.float64)

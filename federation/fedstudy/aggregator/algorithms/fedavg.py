@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from fedstudy.aggregator.algorithms.base import Algorithm, Update, trained
-from fedstudy.aggregator.blocks import DTYPES, blocks, layout, read_block, spans, write_blocks
-from fedstudy.plan import Model, PositiveFloat
+from fedstudy.aggregator.blocks import DTYPES, blocks, layout, read_block, runs, spans, write_blocks
+from fedstudy.plan import Encoding, Model, PositiveFloat
 from fedstudy.tensors import Array, Blob, TensorFile
 
 
@@ -43,17 +43,20 @@ def weighted_mean(
     Raises:
         NoSpaceError: the disk is full.
     """
-    names = trained(model)
+    names, together = trained(model), _together(model, updates)
+    largest = max((count for size in together.values() for _, count in spans(size)), default=0)
+    read, terms, means = np.empty(largest, np.float32), np.empty(largest), np.empty(largest)
 
     def fill(name: str) -> Iterator[Array]:
         if name not in names:
             yield from blocks(model, name)
             return
         dtype = DTYPES[model.tensors[name].dtype]
-        for start, count in spans(math.prod(model.tensors[name].shape)):
-            mean, term = np.zeros(count, dtype=np.float64), np.empty(count, dtype=np.float64)
+        for start, count in spans(together.get(name, 0)):
+            mean, term = means[:count], terms[:count]
+            mean.fill(0)
             for update in updates:
-                np.copyto(term, update.block(name, start, count))
+                np.copyto(term, update.block(name, start, count, read))
                 term *= update.weight
                 mean += term
             if server_learning_rate != 1.0:
@@ -62,3 +65,12 @@ def weighted_mean(
             yield mean.astype(dtype)
 
     return write_blocks(out, layout(model), fill, model.metadata)
+
+
+def _together(model: TensorFile, updates: Sequence[Update]) -> dict[str, int]:
+    """Which trained tensors are folded as one, where the updates are read as they are written."""
+    names = trained(model)
+    if any(update.encoding is not Encoding.FLOAT32 for update in updates):
+        return {name: math.prod(shape) for name, (_, shape) in names.items()}
+    constants = [name for name in model.tensors if name not in names]
+    return runs([model, *(update.tensors for update in updates)], names, between=constants)

@@ -93,8 +93,33 @@ def write_cohort(out: Path, *, profile: CohortProfile, seed: int) -> CohortSumma
                 f"{folder} is not empty: a phantom cohort is never mixed with other data.",
                 "Choose another folder, or remove this one first.",
             )
-    sites = tuple(_write_site(out, profile, site, seed) for site in profile.sites)
-    return CohortSummary(out=out, profile=profile.name, seed=seed, sites=sites)
+    sites = []
+    for site in profile.sites:
+        patients = draw_patients(site, seed=seed)
+        _write_truth(out / "truth" / f"{site.name}.tsv", patients)
+        sites.append(_write_site(out / "data" / site.name, profile, site, patients, seed))
+    return CohortSummary(out=out, profile=profile.name, seed=seed, sites=tuple(sites))
+
+
+def write_hospital(root: Path, *, profile: CohortProfile, site: str, seed: int) -> SiteSummary:
+    """Write one hospital of a cohort into ``root`` itself, as into its volume: the bytes of its folder in the cohort, without the truth.
+
+    It may be done again after it was cut short: equal bytes are written over.
+
+    Raises:
+        DataError: the profile has no such hospital, or ``root`` holds other data.
+    """
+    found = next((known for known in profile.sites if known.name == site), None)
+    if found is None:
+        names = ", ".join(known.name for known in profile.sites)
+        raise DataError(f"The phantom profile {profile.name} has no hospital {site!r}.", f"It has {names}.")
+    description = root / "dataset_description.json"
+    ours = description.is_file() and json.loads(description.read_text()) == _description(profile, found, seed)
+    if not ours and root.is_dir() and any(root.glob("[!.l]*")):  # a new file system has lost+found
+        raise DataError(
+            f"{root} holds other data.", "Give the hospital a volume of its own, or empty this one."
+        )
+    return _write_site(root, profile, found, draw_patients(found, seed=seed), seed)
 
 
 def draw_images(
@@ -115,16 +140,15 @@ def split_patients(site: SiteProfile, patients: Sequence[Patient], *, seed: int)
     return stratified_split(stream(seed, site.name, Purpose.SPLIT), classes)
 
 
-def _write_site(out: Path, profile: CohortProfile, site: SiteProfile, seed: int) -> SiteSummary:
-    root = out / "data" / site.name
+def _write_site(
+    root: Path, profile: CohortProfile, site: SiteProfile, patients: Sequence[Patient], seed: int
+) -> SiteSummary:
     root.mkdir(parents=True, exist_ok=True)
-    patients = draw_patients(site, seed=seed)
     splits = split_patients(site, patients, seed=seed)
     rows = [_participant(patient, split) for patient, split in zip(patients, splits, strict=True)]
+    _write_json(root / "dataset_description.json", _description(profile, site, seed))  # first: it says whose
     _write_table(root / "participants.tsv", tuple(PARTICIPANT_COLUMNS), rows)
     _write_json(root / "participants.json", dict(PARTICIPANT_COLUMNS))
-    _write_json(root / "dataset_description.json", _description(profile, site, seed))
-    _write_truth(out / "truth" / f"{site.name}.tsv", patients)
     matrix, written, shape = affine(site, profile.grid), 0, (0, 0, 0)
     for patient in patients:
         images, missing = draw_images(site, patient, grid=profile.grid, seed=seed)

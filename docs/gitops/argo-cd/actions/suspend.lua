@@ -1,0 +1,3 @@
+-- Stop after what is under way; nothing is lost.
+obj.spec.suspend = true
+return obj
