@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 
 from fedstudy.errors import ConnectionLostError
 
-AT_ONCE = 4
+AT_ONCE = 2
 """Streams that have a place at the same time."""
 
 SLOW = 28
@@ -28,7 +28,8 @@ IDLE = 10.0
 
 _MOMENT = 0.25  # seconds between two looks at a stream
 _LATE = 0.025  # seconds; a look that comes later found the loop, or the processor, busy
-_SLOW_RATE = 8 << 20  # bytes a second; below, a stream waits for its peer and not for us
+_PATIENT = 2  # looks in a row that find a stream slow before it gives its place away: one may fall to its peer's first moment
+_SLOW_RATE = 16 << 20  # bytes a second; below, a stream waits for its peer and not for us
 
 
 class Places:
@@ -68,11 +69,15 @@ class Places:
         finally:
             place.end()
 
-    def lend(self, place: Place, moved: int) -> bool:
-        """Give a stream's place to the next where it is slow; False where it is not, or too many are slow already."""
+    def is_slow(self, place: Place, moved: int) -> bool:
+        """Whether a stream that moved so much in its last moment has its peer to wait for."""
         self._moves[place] = moved
         enough = _SLOW_RATE * _MOMENT
-        if moved >= enough or sum(self._moves.values()) >= AT_ONCE * enough or self._slow == 0:
+        return moved < enough and sum(self._moves.values()) < AT_ONCE * enough
+
+    def lend(self, place: Place) -> bool:
+        """Give a slow stream's place to the next; False where too many are slow already."""
+        if self._slow == 0:
             return False
         del self._moves[place]
         self._slow = None if self._slow is None else self._slow - 1
@@ -106,6 +111,7 @@ class Place:
         self._loop = asyncio.get_running_loop()
         self._places, self._bytes, self._idle = places, 0, 0.0
         self._lent = self._ended = False
+        self._slow_looks = 0
         self._timer = self._loop.call_later(_MOMENT, self._look)
         self._due = self._loop.time() + _MOMENT
 
@@ -123,8 +129,10 @@ class Place:
     def _look(self) -> None:
         moved, self._bytes = self._bytes, 0
         self._idle = 0.0 if moved else self._idle + _MOMENT
-        busy = self._loop.time() - self._due > _LATE
-        self._lent = self._lent or (not busy and self._places.lend(self, moved))
+        if not self._lent:
+            late = self._loop.time() - self._due > _LATE
+            self._slow_looks = self._slow_looks + 1 if self._places.is_slow(self, moved) and not late else 0
+            self._lent = self._slow_looks >= _PATIENT and self._places.lend(self)
         if self._idle >= IDLE and self._places.short:
             self.limit.reschedule(self._loop.time())
             return
