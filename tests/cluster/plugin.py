@@ -14,6 +14,18 @@ RELEASE = "0.1.0"
 """The tag that the examples and the charts' defaults use."""
 
 
+CONTROL_PLANE_ALONE = ("tests/kube/", "tests/operator/")
+"""Folders whose tests need no pods."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups for `--dist loadgroup`: one process with the cluster that runs pods, and one with a control plane alone."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            alone = item.nodeid.startswith(CONTROL_PLANE_ALONE)
+            item.add_marker(pytest.mark.xdist_group("control-plane" if alone else "node"))
+
+
 @pytest.fixture(scope="session")
 def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """etcd, API server and controller-manager; no pod runs."""

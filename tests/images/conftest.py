@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.cluster.images import tool
 from tests.cluster.images.build import OWN, build_images
+from tests.required import lacking
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 NEEDED = ("buildah", "debootstrap", "busybox", "runc", "gcc", "nm", "readelf", "make")
@@ -24,12 +25,11 @@ NEEDED = ("buildah", "debootstrap", "busybox", "runc", "gcc", "nm", "readelf", "
 @pytest.fixture(scope="session")
 def images() -> dict[str, Path]:
     """The archives of the test cluster's images."""
-    lacking = [name for name in NEEDED if shutil.which(name) is None]
-    if os.geteuid() != 0 or lacking:
-        message = (
-            f"images are made by root with {', '.join(NEEDED)}; lacking here: {', '.join(lacking) or 'root'}"
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if os.geteuid() != 0 or missing:
+        lacking(
+            f"images are made by root with {', '.join(NEEDED)}; lacking here: {', '.join(missing) or 'root'}"
         )
-        lacking(message)
     return build_images()
 
 
