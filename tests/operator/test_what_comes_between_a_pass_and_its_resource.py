@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.operator.test_the_study_reconciler import KEY, Hub
+from tests.operator.hub import KEY, Hub
 
 from fedstudy_operator.api import Reason
 from fedstudy_operator.cluster import InvalidObjectError, Key, NotFoundError, Object
