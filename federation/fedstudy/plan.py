@@ -497,7 +497,7 @@ class StudyPlan(Model):
 
     def digest(self) -> PlanDigest:
         """`sha256:` and the hexadecimal sha256 of the canonical form: what a hospital approves."""
-        return PlanDigest("sha256:" + hashlib.sha256(self.canonical()).hexdigest())
+        return digest_of(self.canonical())
 
     @classmethod
     def parse(cls, document: bytes) -> StudyPlan:
@@ -547,6 +547,11 @@ def _answers_models(algorithm: str) -> bool:
 
     found = find(algorithm)
     return found is None or found.updates_are_models
+
+
+def digest_of(canonical: bytes) -> PlanDigest:
+    """The digest of a plan's canonical JSON."""
+    return PlanDigest("sha256:" + hashlib.sha256(canonical).hexdigest())
 
 
 def canonical_json(value: Any) -> bytes:

@@ -65,6 +65,11 @@ class Blob:
     digest: str
     size: int
 
+    @classmethod
+    def of(cls, data: bytes) -> Blob:
+        """What these bytes are called."""
+        return cls("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """The canonical file of some tensors, as bytes.
@@ -99,7 +104,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
     """
     data = encode(tensors, metadata)
     write_bytes(path, data)
-    return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+    return Blob.of(data)
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.clock import Clock
 
 from fedstudy.agent.board import Board
 from fedstudy.agent.presence import SILENT_SECONDS, Presence
@@ -39,16 +40,6 @@ async def test_a_trainer_that_shows_no_sign_of_life_is_silent_until_it_shows_one
     await world.trainer.stub.Report(pb.ReportRequest())
     await world.shows(trainer_silent=False)
     assert world.state.trainer_last_seen >= seen
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.clock import Clock
 
 from fedstudy.aggregator.history import first_fault
 from fedstudy.aggregator.refused import MAX_ROWS, MAX_TEXT, peer_group
@@ -81,16 +82,6 @@ def test_a_site_is_still_named_after_strangers_have_filled_the_table(tmp_path: P
     assert count == 2
     assert store.figures().refusals == {"Submit": 2, "Offer": 2 * MAX_ROWS}
     store.close()
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import logging
 import time
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from fedstudy.errors import ConnectionLostError, FedstudyError, PlanError
 from fedstudy.logs import log
-from fedstudy.plan import StudyPlan
+from fedstudy.plan import StudyPlan, digest_of
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.channel import TLSFiles, open_channel
 from fedstudy.wire.federation_pb2_grpc import FederationStub
@@ -113,7 +112,7 @@ def parameters_of(instruction: pb.Instruction) -> dict[str, bool | int | float |
 
 
 def _parsed(reply: pb.OfferReply) -> StudyPlan:
-    digest = "sha256:" + hashlib.sha256(reply.plan).hexdigest()
+    digest = digest_of(reply.plan)
     if digest != reply.digest:
         raise PlanError(f"The agent offers a plan whose digest is {digest} and not {reply.digest}.")
     try:

@@ -7,7 +7,6 @@ after a wait, for ever. Nothing here ends the process.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from datetime import UTC, datetime
 
@@ -22,6 +21,7 @@ from fedstudy.agent.settings import Settings
 from fedstudy.agent.waiting import until_first
 from fedstudy.errors import ConnectionLostError, FedstudyError, NoSpaceError, PlanError, RefusedError
 from fedstudy.logs import log
+from fedstudy.tensors import Blob
 from fedstudy.wire import federation_pb2 as pb
 from fedstudy.wire.channel import TLSFiles, open_channel
 from fedstudy.wire.credentials import CertificateFacts, certificate_facts
@@ -120,10 +120,9 @@ class Upstream:
         self._backoff.reset()
 
     def _record_request(self, request: str) -> None:
-        document = request.encode()
-        digest = "sha256:" + hashlib.sha256(document).hexdigest()
-        if not self._relay.ledger.has("enrolment", digest=digest):
-            self._relay.record("enrolment", digest=digest, size=len(document))
+        sent = Blob.of(request.encode())
+        if not self._relay.ledger.has("enrolment", digest=sent.digest):
+            self._relay.record("enrolment", digest=sent.digest, size=sent.size)
 
     def _refuse_expired(self, files: TLSFiles, what: str, remedy: str) -> None:
         facts = certificate_facts(files.read()[0])
@@ -189,8 +188,8 @@ class Upstream:
 
     async def _ask_renewal(self, stub: FederationStub) -> None:
         document = self._certificate.request()
-        digest = "sha256:" + hashlib.sha256(document.encode()).hexdigest()
-        self._relay.record("enrolment", digest=digest, size=len(document))
+        sent = Blob.of(document.encode())
+        self._relay.record("enrolment", digest=sent.digest, size=sent.size)
         request = pb.EnrollRequest(csr_pem=document, protocol=PROTOCOL)
         reply = await call(stub.Renew(request, timeout=DECISION_SECONDS))
         self._certificate.keep(reply.certificate_pem, reply.authority_pem)

@@ -108,7 +108,7 @@ class BlobStore:
         Raises:
             NoSpaceError: the disk is full.
         """
-        blob = Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+        blob = Blob.of(data)
         if not self.has(blob.digest):
             write_bytes(self.path(blob.digest), data)
             _fsync(self._whole)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from fedstudy.plan import StudyPlan, canonical_json
+from fedstudy.plan import StudyPlan, canonical_json, digest_of
 from fedstudy_operator.api.meta import GROUP
 from fedstudy_operator.api.study import FederatedStudy
 from fedstudy_operator.children import pod
@@ -42,8 +41,8 @@ class Document:
         return self.text
 
     def digest(self) -> str:
-        """What hospitals approve: the sha256 of the canonical JSON, as StudyPlan says it."""
-        return "sha256:" + hashlib.sha256(self.text).hexdigest()
+        """What hospitals approve."""
+        return digest_of(self.text)
 
 
 AGGREGATOR = "aggregator"
