@@ -20,6 +20,7 @@ MEASURED: dict[tuple[int, str], dict[str, float]] = {
 """Seconds a round, median of one run, 2 cores and 24 GiB, TLS on, loopback; flwr 1.42.0, nvflare 2.9.0, default settings.
 Flower did not finish a round with 32 sites in 330 s."""
 
+_ENVIRONMENTS = {"flower": "v-flwr", "nvflare": "v-nvflare"}  # as the harness' setup.sh makes them
 _ROUNDS = {"1MB": 20, "100MB": 5, "1GB": 3}
 
 
@@ -54,7 +55,7 @@ def run(harness: Path, cases: Sequence[str], repeats: int) -> None:
         ours = work / "v-fedstudy"
         if not ours.exists():
             ours.symlink_to(Path(sys.prefix))
-        there = ["fedstudy", *(n for n in ("flower", "nvflare") if (work / f"v-{n}").is_dir())]
+        there = ["fedstudy", *(n for n, folder in _ENVIRONMENTS.items() if (work / folder).is_dir())]
         frameworks = [word for n in there for word in ("--framework", n)]
         configs = [f"{k}:{size}:{_ROUNDS[size]}" for k, _, size in (case.partition("x") for case in cases)]
         chosen = [word for config in configs for word in ("--config", config)]
