@@ -274,17 +274,19 @@ class Receiver:
         """Verify and put in place, durably. May run in a thread; takes as long as the disk does.
 
         Raises:
-            UpdateError: bytes are missing (they may still come), or the digest is wrong (the upload is deleted).
+            UpdateError: the digest is wrong; the upload is deleted.
             NoSpaceError: the disk is full; what was written is kept.
-            ConnectionLostError: a newer upload of the same blob took over.
+            ConnectionLostError: bytes are missing, which may still come (a line that is cut looks as if the peer had ended); or a
+                newer upload of the same blob took over.
         """
         with self._lock:
             self._require_open()
             self._finishing = True
         try:
             if self._position != self.blob.size:
-                raise UpdateError(
-                    f"The upload of {self.blob.digest} ended after {self._position} of {self.blob.size} bytes."
+                raise ConnectionLostError(
+                    f"The stream of {self.blob.digest} ended after {self._position} of {self.blob.size} bytes.",
+                    "Go on with what is left.",
                 )
             self._cut()
             found = (
@@ -302,10 +304,6 @@ class Receiver:
             self._release()
             self._finishing = False
         return self._target
-
-    def missing(self) -> int:
-        """Bytes that have not come yet."""
-        return self.blob.size - self._position
 
     def close(self) -> None:
         """Let go; what has come is kept for later. No effect the second time, or while `finish` runs, which closes itself."""

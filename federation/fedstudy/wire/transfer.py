@@ -122,8 +122,6 @@ async def fetch(stub: Any, blob: Blob, store: BlobStore, *, timeout: float) -> P
                 async for chunk in stub.Fetch(request, timeout=patience.left()):
                     receiver.write(chunk.data)
                     patience.pause = _FIRST_PAUSE
-                if missing := receiver.missing():
-                    raise ConnectionLostError(f"The peer's stream ended {missing} bytes early.")
                 await _finish(receiver)
         except grpc.aio.AioRpcError as error:
             await patience.rest(from_rpc_error(error), f"Fetching {blob.digest}")
@@ -217,13 +215,15 @@ async def serve_submit(
             FedstudyError to refuse before any byte is taken.
 
     Raises:
-        UpdateError: no header; other bytes than declared, fewer, or more.
+        UpdateError: no header; other bytes than declared, or more.
         NoSpaceError: our disk is full; what has come is kept.
-        ConnectionLostError: the sender has to ask again where to go on.
+        ConnectionLostError: fewer bytes than declared, or else: the sender has to ask again where to go on.
     """
     requests = aiter(requests)
     first = await anext(requests, None)
-    if first is None or first.WhichOneof("part") != "header":
+    if first is None:
+        raise ConnectionLostError("The stream ended before its header.", "Ask again.")
+    if first.WhichOneof("part") != "header":
         raise UpdateError("The answer does not begin with its header.")
     header = first.header
     if (blob := expect(header)) is None:
@@ -331,6 +331,6 @@ async def _finish(receiver: Receiver) -> None:
     try:
         await asyncio.to_thread(receiver.finish)
     except UpdateError as error:
-        if receiver.resumed and not receiver.missing():
+        if receiver.resumed:
             raise ConnectionLostError(f"{error.message} It has to begin anew.", "Ask again.") from error
         raise
