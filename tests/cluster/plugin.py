@@ -18,6 +18,7 @@ CONTROL_PLANE_ALONE = ("tests/kube/", "tests/operator/")
 """Folders whose tests need no pods."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two groups for `--dist loadgroup`: one process with the cluster that runs pods, and one with a control plane alone."""
     for item in items:
