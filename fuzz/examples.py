@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from functools import cache
@@ -97,7 +96,7 @@ def tensor_files() -> list[bytes]:
 
 def blob_of(data: bytes) -> Blob:
     """A file's name by content."""
-    return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+    return Blob.of(data)
 
 
 def upload(instruction: str, data: bytes, pieces: int = 2) -> list[bytes]:
@@ -171,5 +170,8 @@ def words() -> list[bytes]:
     fields = [field for document in documents() for field in json.loads(document)]
     fields += [*plan_of().model_dump(by_alias=True), "__metadata__", "data_offsets", "dtype", "shape"]
     return sorted(
-        {text.encode() for text in [*fields, *tensors._DTYPES, "sha256:", "[0,0]", "1e999", "\\ud800"]}
+        {
+            text.encode()
+            for text in [*fields, *tensors._DTYPES, "blake3:", "sha256:", "[0,0]", "1e999", "\\ud800"]
+        }
     )

@@ -1,4 +1,4 @@
-"""The wire and disk form of model state: a safetensors file, memory-mapped rather than parsed, named by its sha256.
+"""The wire and disk form of model state: a safetensors file, memory-mapped rather than parsed, named by its content.
 
 Layout (https://github.com/huggingface/safetensors, format description): 8 bytes little-endian length N, N bytes of JSON header,
 then one contiguous payload. Files written here are canonical: tensors in order of name, header padded with blanks to a multiple
@@ -8,7 +8,6 @@ of 8; equal tensors and metadata give equal bytes. The reader accepts any valid 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import mmap
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from blake3 import blake3
 
 from fedstudy.errors import NoSpaceError, UpdateError
 
@@ -35,6 +35,10 @@ MAX_TENSORS = 1 << 15
 
 CONSTANT_PREFIX = "constant."
 """Tensors of a model whose name begins so are set once, by Initialise; a site never sends them back."""
+
+HASH = "blake3"
+"""What names content (https://github.com/BLAKE3-team/BLAKE3-specs, 256 bits; docs/decisions/0020). Plans, ledgers and certificates are
+named by sha256."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"),
@@ -60,7 +64,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Blob:
-    """A file by content: `sha256:…` and its length in bytes."""
+    """A file by content: `blake3:…` and its length in bytes."""
 
     digest: str
     size: int
@@ -68,7 +72,7 @@ class Blob:
     @classmethod
     def of(cls, data: bytes) -> Blob:
         """What these bytes are called."""
-        return cls("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+        return cls(digest_of(blake3(data)), len(data))
 
 
 def encode(tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -127,14 +131,19 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
         raise
 
 
+def digest_of(state: blake3) -> str:
+    """`blake3:` and 64 hexadecimal digits, of all that the state was given."""
+    return f"{HASH}:{state.hexdigest()}"
+
+
 def digest_file(path: Path) -> Blob:
     """The name by content of any file."""
-    sha, size = hashlib.sha256(), 0
+    state, size = blake3(), 0
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            sha.update(block)
+            state.update(block)
             size += len(block)
-    return Blob("sha256:" + sha.hexdigest(), size)
+    return Blob(digest_of(state), size)
 
 
 class TensorFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import stat
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from fedstudy.agent.ledger import entries
 from fedstudy.errors import RefusedError
 from fedstudy.identity import Identity, Role
+from fedstudy.tensors import Blob
 from fedstudy_operator.pki import issue, make_authority
 
 World = Any  # tests/agent/conftest.py
@@ -29,7 +29,7 @@ async def test_it_waits_for_the_hubs_acceptance_and_then_has_a_certificate(world
     request = world.hub.requests[0]
     assert "PRIVATE" not in request
     (enrolment,) = entries(world.ledger)
-    assert enrolment.digest == "sha256:" + hashlib.sha256(request.encode()).hexdigest()
+    assert enrolment.digest == Blob.of(request.encode()).digest
 
 
 async def test_the_same_key_is_asked_for_after_a_restart(world: World) -> None:

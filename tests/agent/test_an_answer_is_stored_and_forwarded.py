@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
 import sys
@@ -18,8 +17,9 @@ import pytest
 from fedstudy.agent.ledger import entries, verify
 from fedstudy.errors import FedstudyError
 from fedstudy.measures import classification_statistics
-from fedstudy.tensors import encode, read
+from fedstudy.tensors import HASH, Blob, encode, read
 from fedstudy.wire import federation_pb2 as pb
+from fedstudy.wire.blobs import path_of
 
 World = Any  # tests/agent/conftest.py
 
@@ -173,7 +173,7 @@ async def test_finish_reaches_the_trainer_and_the_final_model_stays(world: World
             assert (await asyncio.wait_for(work.get(), 20)).kind == pb.FINISH
     async with world.agent():
         await world.shows(finished=True)
-    assert (world.settings.state / "blobs" / "sha256" / model.digest.removeprefix("sha256:")).exists()
+    assert path_of(world.settings.state / "blobs", model.digest).exists()
 
 
 async def test_progress_goes_on_and_a_failures_text_stays(world: World) -> None:
@@ -283,9 +283,9 @@ async def test_an_agent_killed_again_and_again_gives_each_answer_once(world: Wor
     answers = [entry.instruction for entry in entries(world.ledger) if entry.what == "answer"]
     assert answers == names
     verify(world.ledger)
-    held = list((world.settings.state / "blobs" / "sha256").iterdir())
+    held = list((world.settings.state / "blobs" / HASH).iterdir())
     assert len(held) <= 2  # one model and one answer, the same in all rounds
 
 
 def encoded(tensors: dict[str, Any]) -> str:
-    return "sha256:" + hashlib.sha256(encode(tensors)).hexdigest()
+    return Blob.of(encode(tensors)).digest

@@ -71,7 +71,7 @@ async def test_a_trainer_fetches_nothing_but_its_inputs(world: World) -> None:
         got = await asyncio.wait_for(work.get(), 20)
         await world.trainer.answer(got, world.update)
         await world.until(lambda: instruction in world.hub.answers)
-        stranger = pb.Instruction(id="x", inputs=[pb.Input(name="m", digest="sha256:" + "1" * 64, size=4)])
+        stranger = pb.Instruction(id="x", inputs=[pb.Input(name="m", digest="blake3:" + "1" * 64, size=4)])
         with pytest.raises(RefusedError):
             await world.trainer.answer(stranger, world.update)
 

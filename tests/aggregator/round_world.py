@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,7 +50,7 @@ def rules(*, schedule: str = "star", **changes: object) -> Rules:
 
 
 def blob(*parts: object) -> Blob:
-    return Blob("sha256:" + hashlib.sha256(repr(parts).encode()).hexdigest(), 1)
+    return Blob(Blob.of(repr(parts).encode()).digest, 1)
 
 
 @dataclass

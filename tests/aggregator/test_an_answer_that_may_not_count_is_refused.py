@@ -94,11 +94,11 @@ async def test_an_answer_that_nobody_asked_for_is_refused(tmp_path: Path, fedstu
             with pytest.raises(RefusedError, match="not open for hospital-a"):
                 engine.expect(
                     "hospital-a",
-                    SubmitHeader(instruction_id=instruction, digest="sha256:" + "0" * 64, size=9),
+                    SubmitHeader(instruction_id=instruction, digest="blake3:" + "0" * 64, size=9),
                 )
         with pytest.raises(UpdateError, match="is the most"):
             header = SubmitHeader(
-                instruction_id="0001-000-train-hospital-a", digest="sha256:" + "0" * 64, size=1 << 40
+                instruction_id="0001-000-train-hospital-a", digest="blake3:" + "0" * 64, size=1 << 40
             )
             engine.expect("hospital-a", header)
 

@@ -21,6 +21,7 @@ from fedstudy.aggregator.server import serve
 from fedstudy.errors import ConnectionLostError, ManifestError, RefusedError, UpdateError
 from fedstudy.identity import Identity, Role
 from fedstudy.tensors import digest_file
+from fedstudy.wire.blobs import path_of
 from fedstudy.wire.channel import TLSFiles, open_channel
 from fedstudy.wire.federation_pb2 import ExportRequest
 from fedstudy.wire.federation_pb2_grpc import AdminStub
@@ -105,7 +106,7 @@ async def test_everything_arrives_with_report_and_card(tmp_path: Path, fedstudy_
 async def test_a_model_goes_on_where_it_broke_off(tmp_path: Path, fedstudy_fakes: Any) -> None:
     plan = fedstudy_fakes.plan_of()
     engine = await fedstudy_fakes.run_study(tmp_path / "state", plan)
-    whole = (tmp_path / "state" / "blobs" / "sha256" / engine.state.model.digest[7:]).read_bytes()
+    whole = path_of(tmp_path / "state" / "blobs", engine.state.model.digest).read_bytes()
     async with aggregator(tmp_path, plan, fedstudy_fakes.SITES) as (dial, authority):
         tls = written(tmp_path / "operator", issued(authority, Role.OPERATOR), authority)
         async with dial() as address, open_channel(address, tls, server_name="aggregator") as channel:

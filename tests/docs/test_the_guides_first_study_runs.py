@@ -72,7 +72,7 @@ def test_the_first_study_trains_and_its_books_can_be_checked(repository: Path, t
             verify(ledger, known_head=Head(head.entries + 1, head.hash))
     with sqlite3.connect(results / "history.db") as db:
         assert first_fault(db) is None
-        sent = set(re.findall(r"sha256:[0-9a-f]{64}", (results / "sites/north/ledger.jsonl").read_text()))
+        sent = set(re.findall(r"blake3:[0-9a-f]{64}", (results / "sites/north/ledger.jsonl").read_text()))
         counted = {digest for (digest,) in db.execute("SELECT digest FROM answers WHERE site = 'north'")}
         assert counted and counted <= sent, "what the hub counted is what the hospital's ledger says it sent"
     assert run(tmp_path / "first").returncode == 3, "a folder of results belongs to one run"

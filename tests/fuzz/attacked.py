@@ -299,9 +299,8 @@ class Attacked:
 
 def digest_of(data: bytes) -> Blob:
     """A blob's name by content."""
-    import hashlib
 
-    return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+    return Blob.of(data)
 
 
 @contextmanager

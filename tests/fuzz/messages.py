@@ -15,7 +15,7 @@ TEXT = st.one_of(
         [
             "",
             "\0",
-            "sha256:" + "0" * 64,
+            "blake3:" + "0" * 64,
             "../../etc/passwd",
             "x" * 20_000,
             "0001-000-train-hospital-c",

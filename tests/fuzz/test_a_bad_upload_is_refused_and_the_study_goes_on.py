@@ -27,7 +27,7 @@ CHANGES = st.one_of(
     st.tuples(st.just("twice"), st.integers(0, 5)),
     st.tuples(st.just("swap"), st.integers(0, 4)),
     st.tuples(st.just("size"), ODD),
-    st.tuples(st.just("digest"), st.sampled_from(["", "sha256:", "sha256:" + "0" * 64, "../../study.db", "x" * 9999])),
+    st.tuples(st.just("digest"), st.sampled_from(["", "blake3:", "blake3:" + "0" * 64, "../../study.db", "x" * 9999])),
     st.tuples(st.just("instruction"), st.sampled_from(["", "x" * 9999, "0001-000-train-hospital-a", "\0"])),
     st.tuples(st.just("samples"), ODD),
     st.tuples(st.just("seconds"), st.sampled_from([float("nan"), float("inf"), -1.0, 1e308])),
@@ -143,7 +143,7 @@ def test_fetches_of_anything_from_anywhere(tmp_path: Path) -> None:
         study.asked(kind="train")
         model = study.engine.state.model
         assert model is not None
-        digests = st.one_of(st.just(model.digest), st.text(max_size=80), st.just("sha256:" + "f" * 64))
+        digests = st.one_of(st.just(model.digest), st.text(max_size=80), st.just("blake3:" + "f" * 64))
 
         @TIER
         @given(digests, ODD | st.integers(0, model.size + 2))

@@ -114,7 +114,7 @@ async def test_a_study_completes_and_leaves_no_process(tmp_path: Path, forks: Fo
         state = operator.state(STUDY)
         pids = list(kubelet.processes().values())
     assert isinstance(state, AggregatorState)
-    assert done["status"]["model"]["digest"].startswith("sha256:")
+    assert done["status"]["model"]["digest"].startswith("blake3:")
     assert {site["name"]: site["decision"] for site in done["status"]["sites"]} == dict.fromkeys(
         SITES, "Enrolled"
     )

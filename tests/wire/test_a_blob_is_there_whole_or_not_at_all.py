@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 import subprocess
@@ -17,13 +16,13 @@ from hypothesis import strategies as st
 
 from fedstudy import tensors
 from fedstudy.errors import ConnectionLostError, UpdateError
-from fedstudy.tensors import Blob
+from fedstudy.tensors import HASH, Blob
 from fedstudy.wire.blobs import BlobStore
 from fedstudy.wire.writeback import STEP
 
 
 def _blob(data: bytes) -> Blob:
-    return Blob("sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+    return Blob.of(data)
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_any_cutting_into_parts_and_any_resumption_gives_the_blob(
 
 
 @pytest.mark.parametrize(
-    "digest", ["", "sha256:", "sha256:../../x", "sha256:" + "A" * 64, "a" * 64, "sha256:" + "0" * 64 + "\n"]
+    "digest", ["", "blake3:", "blake3:../../x", "blake3:" + "A" * 64, "a" * 64, "blake3:" + "0" * 64 + "\n"]
 )
 def test_what_is_no_digest_names_no_file(store: BlobStore, digest: str) -> None:
     for ask in (store.path, store.has, store.blob, store.delete, lambda d: store.held(d, 1)):
@@ -174,7 +173,7 @@ def test_files_bytes_and_tensors_are_taken_in(store: BlobStore, tmp_path: Path) 
 
 def test_a_file_of_another_disk_is_taken_in(store: BlobStore) -> None:
     memory = Path("/dev/shm")
-    if not memory.is_dir() or memory.stat().st_dev == store.path("sha256:" + "0" * 64).parent.stat().st_dev:
+    if not memory.is_dir() or memory.stat().st_dev == store.path("blake3:" + "0" * 64).parent.stat().st_dev:
         pytest.skip("there is no second file system")
     file = memory / f"fedstudy-{os.getpid()}"
     file.write_bytes(b"from afar")
@@ -199,7 +198,7 @@ def refused(act):
         return
     raise SystemExit("no NoSpaceError")
 
-big = Blob("sha256:" + "0" * 64, 8 << 20)
+big = Blob("blake3:" + "0" * 64, 8 << 20)
 refused(lambda: store.receive(big, 0))                       # said before the first byte
 refused(lambda: store.add_bytes(bytes(8 << 20)))
 refused(lambda: store.add_file(Path(sys.argv[2])))
@@ -253,7 +252,7 @@ while True:
     root = tmp_path / "store"
     process = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"ready\n"
-    while len(list((root / "sha256").iterdir())) < 5:
+    while len(list((root / HASH).iterdir())) < 5:
         assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -262,4 +261,4 @@ while True:
     assert len(store.digests()) >= 4
     for digest in store.digests():
         assert tensors.digest_file(store.path(digest)).digest == digest
-    assert not list((root / "sha256").glob(".*"))
+    assert not list((root / HASH).glob(".*"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 from unittest.mock import AsyncMock
@@ -21,7 +20,7 @@ from fedstudy.wire.status import from_rpc_error
 from fedstudy.wire.transfer import serve_submit
 
 DATA = b"0123456789" * 10
-DIGEST = "sha256:" + hashlib.sha256(DATA).hexdigest()
+DIGEST = Blob.of(DATA).digest
 INVALID, LATER = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE
 
 
@@ -44,7 +43,7 @@ CASES: dict[str, tuple[list[pb.SubmitRequest], grpc.StatusCode, int]] = {
     "more bytes than declared, after a while": ([_header(), _data(), _data(b"x")], INVALID, 0),
     "other bytes than declared": ([_header(), _data(DATA[::-1])], INVALID, 0),
     "a size that is too large": ([_header(size=1 << 62), _data()], INVALID, 0),
-    "a digest that is a path": ([_header(digest="sha256:../../../../etc/passwd"), _data()], INVALID, 0),
+    "a digest that is a path": ([_header(digest="blake3:../../../../etc/passwd"), _data()], INVALID, 0),
     "a digest of capitals": ([_header(digest=DIGEST.upper()), _data()], INVALID, 0),
     "no digest": ([_header(digest=""), _data()], INVALID, 0),
 }
@@ -90,7 +89,7 @@ async def test_a_newer_upload_takes_over_from_a_stalled_one(study: Any, eventual
 _PARTS = st.lists(
     st.one_of(
         st.binary(max_size=60).map(_data),
-        st.tuples(st.sampled_from([DIGEST, "sha256:", "x"]), st.integers(0, 200)).map(
+        st.tuples(st.sampled_from([DIGEST, "blake3:", "x"]), st.integers(0, 200)).map(
             lambda fields: _header(*fields)
         ),
         st.sampled_from([pb.SubmitRequest(), _header(), _data(DATA), _data(DATA[:50]), _data(DATA[50:])]),

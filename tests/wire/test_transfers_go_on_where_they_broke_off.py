@@ -110,7 +110,7 @@ async def test_an_upload_that_waits_for_its_place_sends_its_header_alone(
         cable, offsets = line(aggregator.target, "up", []), aggregator.servicer.offsets
         stalled = [others.Submit(timeout=60) for _ in range(AT_ONCE)]
         for number, call in enumerate(stalled):
-            header = pb.SubmitHeader(digest=f"sha256:{number:064d}", size=SIZE)
+            header = pb.SubmitHeader(digest=f"blake3:{number:064d}", size=SIZE)
             await call.write(pb.SubmitRequest(header=header))
             assert dict(await call.initial_metadata())[transfer.OFFSET_KEY] == "0"
         async with cable.open() as target, study.stub(target) as stub, asyncio.TaskGroup() as group:
@@ -174,7 +174,7 @@ async def test_a_peer_that_stays_away_is_a_lost_connection_at_the_deadline(
         with pytest.raises(ConnectionLostError, match="did not succeed in time"):
             await _submit(stub, blob, store, 0.5)
         with pytest.raises(ConnectionLostError, match="did not succeed in time"):
-            await fetch(stub, Blob("sha256:" + "0" * 64, 3), store, timeout=0.5)
+            await fetch(stub, Blob("blake3:" + "0" * 64, 3), store, timeout=0.5)
 
 
 async def test_a_final_answer_is_not_asked_for_again(study: Any, store: BlobStore) -> None:
@@ -189,7 +189,7 @@ async def test_a_final_answer_is_not_asked_for_again(study: Any, store: BlobStor
             with pytest.raises(UpdateError, match="expected"):
                 await _submit(stub, blob, store)
             with pytest.raises(UpdateError, match="No blob"):
-                await fetch(stub, Blob("sha256:" + "0" * 64, 3), store, timeout=30)
+                await fetch(stub, Blob("blake3:" + "0" * 64, 3), store, timeout=30)
         assert len(aggregator.refusals) == 1 and len(aggregator.servicer.offsets) == 1
 
 

@@ -7,7 +7,6 @@ every update of a round.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -18,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
 
 from fedstudy.errors import NoSpaceError, UpdateError
-from fedstudy.tensors import Array, Blob, TensorFile
+from fedstudy.tensors import Array, Blob, TensorFile, digest_of
 from fedstudy.wire.writeback import Writeback
 
 BLOCK = 1 << 16
@@ -127,7 +127,7 @@ def write_blocks(
                 f"No space left to write {path}.", "Free some space; the study then goes on."
             ) from error
         raise
-    return Blob("sha256:" + sink.sha.hexdigest(), sink.size)
+    return Blob(digest_of(sink.state), sink.size)
 
 
 Piece = bytes | memoryview
@@ -137,12 +137,12 @@ class _Sink:
     """Hashes and writes what it is given."""
 
     def __init__(self, descriptor: int, writeback: Writeback | None) -> None:
-        self.sha, self.size, self._descriptor = hashlib.sha256(), 0, descriptor
+        self.state, self.size, self._descriptor = blake3(), 0, descriptor
         self._writeback = writeback
 
     def take(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            self.sha.update(piece)
+            self.state.update(piece)
             left = memoryview(piece)
             while left:
                 written = os.write(self._descriptor, left)

@@ -18,6 +18,7 @@ from fedstudy.aggregator.view import rfc3339
 from fedstudy.errors import NoSpaceError, StudyFailedError
 from fedstudy.plan import StudyPlan, TaskType
 from fedstudy.results import Evaluation, Results, RoundRecord, SiteRecord
+from fedstudy.wire.blobs import path_of
 
 
 def collect(state_folder: Path) -> Results:
@@ -65,7 +66,7 @@ def export(state_folder: Path, out: Path) -> None:
         state = _state(db)
     if state.model is None:
         return
-    source = state_folder / "blobs" / "sha256" / state.model.digest.removeprefix("sha256:")
+    source = path_of(state_folder / "blobs", state.model.digest)
     if not source.exists():
         raise StudyFailedError(
             f"The model {state.model.digest} is not in {state_folder}.", "Restore the folder."

@@ -1,6 +1,6 @@
 """Content-addressed files: a blob is there whole and verified, or it is not there; a partial upload can go on.
 
-    <root>/sha256/<hex>     whole, verified, fsynced
+    <root>/blake3/<hex>     whole, verified, fsynced
     <root>/partial/<hex>    what has come so far; a prefix of the blob, verified only when it is whole
     <root>/spare/<number>   what was deleted, to be written over by the next upload (`fedstudy.wire.spares`)
 
@@ -11,7 +11,6 @@ is then most likely dead without our knowing.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -21,16 +20,27 @@ from pathlib import Path
 from types import TracebackType
 from weakref import WeakValueDictionary
 
+from blake3 import blake3
+
 from fedstudy.errors import ConnectionLostError, NoSpaceError, UpdateError
-from fedstudy.tensors import Array, Blob, digest_file, encode, write_bytes
+from fedstudy.tensors import HASH, Array, Blob, digest_file, digest_of, encode, write_bytes
 from fedstudy.wire.spares import Spares
 from fedstudy.wire.writeback import STEP, Writeback
 
 _MARK = "user.fedstudy.held"
 """Extended attribute of a partial upload that is written over an older, longer file: how many bytes are the upload's."""
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_DIGEST = re.compile(HASH + r":([0-9a-f]{64})")
 _NAME = re.compile(r"[0-9a-f]{64}")
+
+
+def path_of(root: Path, digest: str) -> Path:
+    """Where the store under a folder has a blob, or would have it.
+
+    Raises:
+        UpdateError: that is no digest.
+    """
+    return root / HASH / _hex(digest)
 
 
 class BlobStore:
@@ -44,7 +54,7 @@ class BlobStore:
 
     def __init__(self, root: Path, *, durable: bool = True) -> None:
         self._sync = _fsync if durable else _leave
-        self._whole, self._partial = root / "sha256", root / "partial"
+        self._whole, self._partial = root / HASH, root / "partial"
         if not durable:
             shutil.rmtree(self._whole, ignore_errors=True)
             shutil.rmtree(self._partial, ignore_errors=True)
@@ -77,7 +87,7 @@ class BlobStore:
 
     def digests(self) -> set[str]:
         """All blobs that are there."""
-        return {f"sha256:{path.name}" for path in self._whole.iterdir() if _NAME.fullmatch(path.name)}
+        return {f"{HASH}:{path.name}" for path in self._whole.iterdir() if _NAME.fullmatch(path.name)}
 
     def add_file(self, path: Path, known: Blob | None = None) -> Blob:
         """Move a file in, durably.
@@ -216,7 +226,7 @@ class Receiver:
         self._path, self._target, self._lock, self._sync = path, target, lock, sync
         self._position = offset
         # A part that was held is not hashed here, where the event loop would wait, but with the rest at the end.
-        self._sha = None if self.resumed else hashlib.sha256()
+        self._state = None if self.resumed else blake3()
         self._finishing = False
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._marked = _is_marked(path)
@@ -267,8 +277,8 @@ class Receiver:
         except OSError as error:
             self.close()
             raise _translated(error, self._path) from error
-        if self._sha is not None:
-            self._sha.update(data)
+        if self._state is not None:
+            self._state.update(data)
 
     def finish(self) -> Path:
         """Verify and put in place, durably. May run in a thread; takes as long as the disk does.
@@ -289,9 +299,7 @@ class Receiver:
                     "Go on with what is left.",
                 )
             self._cut()
-            found = (
-                f"sha256:{self._sha.hexdigest()}" if self._sha is not None else digest_file(self._path).digest
-            )
+            found = digest_of(self._state) if self._state is not None else digest_file(self._path).digest
             if found != self.blob.digest:
                 self._drop()
                 raise UpdateError(f"The upload declared as {self.blob.digest} is {found}.")
@@ -370,7 +378,7 @@ def _mark(file: Path | int, held: int) -> bool:
 def _hex(digest: str) -> str:
     if match := _DIGEST.fullmatch(digest):
         return match[1]
-    raise UpdateError(f"{digest[:100]!r} is not a digest (sha256: and 64 hexadecimal digits).")
+    raise UpdateError(f"{digest[:100]!r} is not a digest ({HASH}: and 64 hexadecimal digits).")
 
 
 def _full(path: Path) -> NoSpaceError:

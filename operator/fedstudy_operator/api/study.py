@@ -169,7 +169,9 @@ class MetricStatus(Status):
 class ModelStatus(Status):
     """The shared model."""
 
-    digest: str = Field(default="", max_length=71, description="sha256 of the model file.")
+    digest: str = Field(
+        default="", max_length=71, description="Of the model file: blake3: and what b3sum prints."
+    )
     uri: str = Field(default="", max_length=512, description="Where it is.")
     round: int = Field(default=0, description="After which round.")
 
