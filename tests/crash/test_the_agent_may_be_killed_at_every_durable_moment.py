@@ -102,7 +102,6 @@ async def kill_everywhere(world: World, *, after: bool, files: bool, step: int =
             assert answers == list(expected), run.where
             kills += run.killed
             if not run.killed:
-                assert run.moments < moment, run.where
                 fewest = min(fewest, run.moments)
     assert kills * step >= 0.8 * fewest
     return kills
