@@ -46,7 +46,7 @@ demo: $(STAMP) ## train a brain-tumour model across four simulated hospitals, wi
 
 test: $(STAMP) ## all tests; those on a real cluster last, the operator's beside those with pods
 	$(call tests,-n 2 --dist worksteal -m 'not cluster')
-	$(call tests,-n 2 --dist loadgroup -m cluster)
+	$(call tests,-n 2 --dist loadscope -m cluster)
 
 test-fast: $(STAMP) ## the everyday tests, under three minutes
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not cluster' $(ARGS)
