@@ -72,6 +72,7 @@ def test_it_stops_in_order_on_sigterm_and_goes_on_from_its_folder(environment: d
             assert process.wait(20) == 130
 
 
+@pytest.mark.slow
 def test_each_fault_at_the_start_is_one_line_and_an_exit_code(
     environment: dict[str, str], tmp_path: Path, taken: int
 ) -> None:

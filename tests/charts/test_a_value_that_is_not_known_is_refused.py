@@ -29,6 +29,7 @@ def nested(path: tuple[str, ...], value: Any) -> Any:
     return value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chart", CHARTS)
 def test_every_map_of_values_refuses_what_it_does_not_know(
     template: Template, charts: Path, chart: str

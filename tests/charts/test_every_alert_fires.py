@@ -150,6 +150,7 @@ def _judge(promtool: Path, folder: Path, group: Any, tests: list[dict[str, Any]]
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chart", CHARTS)
 def test_each_alert_fires_on_what_it_is_about(
     render: Render, promtool: Path, chart: str, tmp_path: Path
