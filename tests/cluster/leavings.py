@@ -32,10 +32,8 @@ def down(number: int, folder: Path) -> None:
     subprocess.run(["ip", "link", "del", f"fed{number}"], check=False, capture_output=True)
     subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
     for root in (*cgroup_roots(), Path("/sys/fs/cgroup/unified")):
-        if (root / name).is_dir():
-            for below in sorted((root / name).rglob("*/"), reverse=True):
-                _remove(below)
-            _remove(root / name)
+        for below, _, _ in os.walk(root / name, topdown=False):
+            _remove(Path(below))
     for leftover in ("etcd", "kubelet", "cni-addresses", "pod-logs", "volumes", "containerd/state"):
         shutil.rmtree(folder / leftover, ignore_errors=True)
     (folder / "owner.pid").unlink(missing_ok=True)
@@ -64,9 +62,9 @@ def cgroup_roots() -> list[Path]:
 def _in_cgroup(name: str) -> set[int]:
     found: set[int] = set()
     for root in cgroup_roots():
-        for file in (root / name).rglob("cgroup.procs") if (root / name).is_dir() else ():
+        for below, _, _ in os.walk(root / name):  # it passes over what ends meanwhile
             try:
-                found |= {int(line) for line in file.read_text().split()}
+                found |= {int(line) for line in (Path(below) / "cgroup.procs").read_text().split()}
             except OSError:
                 continue  # the cgroup ended while we looked
     return found - {os.getpid()}

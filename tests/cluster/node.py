@@ -119,7 +119,8 @@ class Cluster(ControlPlane):
             self.stop(name)
         if self._guardian is not None and self._guardian.stdin is not None:
             self._guardian.stdin.close()
-            self._guardian.wait(120)
+            if self._guardian.wait(120) != 0:  # somebody has killed it
+                down(self.number, self.folder)
             self._guardian = None
         self.stop("containerd")
         super().down()

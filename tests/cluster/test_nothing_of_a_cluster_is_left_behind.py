@@ -106,6 +106,13 @@ def until_nothing_is_left(folder: Path, before: set[str]) -> None:
         time.sleep(0.2)
 
 
+def namespaces_of(folder: Path) -> set[str]:
+    """Network namespaces of a running cluster's pods."""
+    command = ["nsenter", f"--net=/run/netns/fedstudy-{folder.name.rpartition('-')[2]}", "ip", "-o", "link"]
+    links = " ".join(_said(*command))
+    return {name for name in pod_namespaces() if name in links}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["asked", "killed"])
 @pytest.mark.timeout(600)
 def test_nothing_is_left_when_the_owner_ends(
@@ -113,10 +120,19 @@ def test_nothing_is_left_when_the_owner_ends(
 ) -> None:
     process, folder = owner
     assert left(folder), "a running cluster is seen"
-    command = ["nsenter", f"--net=/run/netns/fedstudy-{folder.name.rpartition('-')[2]}", "ip", "-o", "link"]
-    links = " ".join(_said(*command))
-    mine = {name for name in pod_namespaces() if name in links}
+    mine = namespaces_of(folder)
     assert len(mine) > 10, "the pods' namespaces are seen"
     os.kill(process.pid, number)
+    process.wait(PATIENCE)
+    until_nothing_is_left(folder, mine)
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_left_when_the_guardian_was_killed(owner: tuple[subprocess.Popen[str], Path]) -> None:
+    process, folder = owner
+    mine, word = namespaces_of(folder), f"guard\0{folder.name.rpartition('-')[2]}\0"
+    (guardian,) = [entry for entry in Path("/proc").iterdir() if word in _command_line(entry)]
+    os.kill(int(guardian.name), signal.SIGKILL)
+    process.terminate()
     process.wait(PATIENCE)
     until_nothing_is_left(folder, mine)
