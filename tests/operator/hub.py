@@ -25,7 +25,7 @@ KEY = Key("FederatedStudy", "hub", "glioma")
 
 
 class FakePeers:
-    """An aggregator that says what the test wants, and remembers what it was told."""
+    """Processes that say what the test wants, and remember what they were told."""
 
     def __init__(self) -> None:
         self.states: dict[Key, AnyState] = {}

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests.operator.hub import FakePeers
 
 from fedstudy.agent.presence import SILENT_SECONDS
 from fedstudy.wire.admin import AgentState, Configure, DatasetProfile, LabelCount
@@ -15,7 +16,6 @@ from fedstudy_operator.children.common import Settings
 from fedstudy_operator.children.trainer import short_hash
 from fedstudy_operator.cluster import Key, Object
 from fedstudy_operator.local.store import LocalCluster
-from fedstudy_operator.reconcile.admin import AnyDecision, AnyState, Endpoint
 from fedstudy_operator.reconcile.causes import last_words
 from fedstudy_operator.reconcile.dataset import DatasetReconciler
 from fedstudy_operator.reconcile.participant import (
@@ -30,33 +30,6 @@ STUDY = Key("FederatedStudy", "hub", "glioma")
 KEY = Key("SiteParticipant", "north", "glioma")
 DATASET = Key("SiteDataset", "north", "scans")
 DIGEST = "sha256:" + "a" * 64
-
-
-class FakePeers:
-    """Processes that say what the test wants, and remember what they were told."""
-
-    def __init__(self) -> None:
-        self.states: dict[Key, AnyState] = {}
-        self.told: list[AnyDecision] = []
-        self.endpoints: dict[Key, Endpoint] = {}
-
-    def follow(self, owner: Key, endpoint: Endpoint) -> None:
-        self.endpoints[owner] = endpoint
-
-    def forget(self, owner: Key) -> None:
-        self.endpoints.pop(owner, None)
-
-    def state(self, owner: Key) -> AnyState | None:
-        return self.states.get(owner)
-
-    def epoch(self, owner: Key) -> int:
-        return 1 if owner in self.states else 0
-
-    def problem(self, owner: Key) -> str:
-        return "" if owner in self.states else "not connected yet"
-
-    async def decide(self, owner: Key, decision: AnyDecision) -> None:
-        self.told.append(decision)
 
 
 def resource(kind: str, namespace: str, name: str, spec: dict[str, Any]) -> Object:
