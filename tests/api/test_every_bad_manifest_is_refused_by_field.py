@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.merge import patched
 
 from fedstudy_operator import manifests
 
@@ -105,16 +105,3 @@ def write(folder: Path, *objects: dict[str, Any]) -> None:
     (folder / "objects.yaml").write_text(
         "\n---\n".join(yaml.safe_dump(obj, sort_keys=False) for obj in objects)
     )
-
-
-def patched(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """A JSON merge patch (RFC 7396)."""
-    result = copy.deepcopy(base)
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = patched(result[key], value)
-        else:
-            result[key] = value
-    return result

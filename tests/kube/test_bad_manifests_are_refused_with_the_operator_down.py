@@ -6,7 +6,6 @@ The few faults that no schema and no rule can see are let in; the operator then 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import yaml
 from tests.cluster.commands import CommandError, kubectl
 from tests.cluster.control_plane import REPOSITORY, ControlPlane
 from tests.kube.conftest import Kube, Start, condition, dataset, participant, study
+from tests.merge import patched
 
 from fedstudy_operator.cluster import InvalidObjectError, Object
 from fedstudy_operator.kube.api import Api, connect
@@ -28,19 +28,6 @@ LET_IN = [case for case in CORPUS["bad"] if case.get("only") == "client"]
 REFUSED = [case for case in CORPUS["bad"] if case.get("only") != "client"]
 LARGEST = 200_000
 """Bytes of a definition: client-side apply keeps a copy of it in an annotation, which may have 256 KiB."""
-
-
-def patched(base: Object, patch: Object) -> Object:
-    """A JSON merge patch (RFC 7396)."""
-    result = copy.deepcopy(base)
-    for key, value in patch.items():
-        if value is None:
-            result.pop(key, None)
-        elif isinstance(value, dict) and isinstance(result.get(key), dict):
-            result[key] = patched(result[key], value)
-        else:
-            result[key] = value
-    return result
 
 
 def manifest(case: dict[str, Any]) -> Object:
