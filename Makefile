@@ -16,10 +16,11 @@ BUILD_FLAGS ?=
 
 export OMP_NUM_THREADS ?= 1
 
-# Tests that fail beside others (1) are run once more, one by one, and have to pass then; a selection without tests (5) is no failure.
+# Files of which a test fails beside others (1) are run once more, one by one, and have to pass then: a study's tests need those before them.
+# A selection without tests (5) is no failure.
 define tests
 	@echo pytest $(1) $(ARGS); $(BIN)/pytest $(1) $(ARGS) || case $$? in \
-		1) echo "Once more, one by one, what failed:"; $(BIN)/pytest $(1) $(ARGS) -n 0 --dist no --last-failed --last-failed-no-failures none;; \
+		1) echo "Once more, one by one, the files of what failed:"; $(BIN)/pytest $(1) $(ARGS) -n 0 --dist no --again;; \
 		5) ;; \
 		*) exit 1;; \
 	esac

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.required import lacking
 
-pytest_plugins = ["tests.cluster.plugin"]
+pytest_plugins = ["tests.again", "tests.cluster.plugin"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
