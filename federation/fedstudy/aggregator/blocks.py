@@ -13,6 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -153,11 +154,14 @@ class _Sink:
 
 
 def _drain(batches: Iterator[list[Piece]], sink: _Sink) -> None:
-    """Give all batches to the sink; from the second on in a thread, so that the next is computed while one is written."""
-    sink.take(next(batches, []))
+    """Give all batches to the sink; after the first few in a thread, so that the next is computed while one is written."""
+    for batch in islice(batches, _ALONE):
+        sink.take(batch)
+    if (first := next(batches, None)) is None:
+        return
     with ThreadPoolExecutor(1) as pool:
         under_way: deque[Future[None]] = deque()
-        for batch in batches:
+        for batch in chain([first], batches):
             under_way.append(pool.submit(sink.take, batch))
             if len(under_way) > _AHEAD:
                 under_way.popleft().result()
@@ -165,6 +169,7 @@ def _drain(batches: Iterator[list[Piece]], sink: _Sink) -> None:
             future.result()
 
 
+_ALONE = 8  # batches (2 MiB) that are written before a thread is worth its start: a small model needs none
 _AHEAD = 4  # batches that wait to be written
 _BATCH = 4 * BLOCK  # bytes at least, so that small tensors do not each cost a hop between threads
 

@@ -269,6 +269,7 @@ class Engine:
             return
         self._take_product(stage, product)
         spent = {row.blob.digest for row in answers} | {blob.digest for blob in stage.inputs.values()}
+        await asyncio.sleep(0)  # the sites hear of the next stage first
         self._drop(spent)
 
     def _take_product(self, stage: Stage, product: Product) -> None:
