@@ -55,7 +55,7 @@ CASES = [
     Case(8, "1MB", 20, 3.0, 0.03),
     Case(32, "1MB", 10, 3.0, 0.06),
     Case(4, "100MB", 4, 1.5, 0.2),
-    Case(2, "1GB", 2, 1.4),
+    Case(2, "1GB", 4, 1.4),
     Case(4, "100MB", 4, 1.2, agents=True),
     Case(2, "100MB", 2, 1.2, agents=True),
     Case(2, "1GB", 2, 1.2, agents=True, repeats=1),
