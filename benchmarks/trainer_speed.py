@@ -6,7 +6,7 @@ there, as ``fedstudy phantom FOLDER`` makes it). Prints a table, and writes JSON
 The plain loop has what a person would write: the volumes in memory as a list (what MONAI's CacheDataset holds), a DataLoader
 without workers, MONAI's dictionary transforms where there is augmentation, AdamW, gradient clipping, ``loss.item()``. The network
 and its start, the order of the cases, the batches, the loss, the optimiser's settings, the number of threads and torch's
-determinism are the same; without augmentation both must end with the same weights, which is checked. The two take turns within one process;
+determinism are the same; without augmentation both must end with the same weights but for rounding, which is checked. The two take turns within one process;
 reported are medians, in seconds of the wall and of the processor (all threads): the second is the one to look at on a busy machine.
 """
 
@@ -43,6 +43,9 @@ from fedstudy_trainer.statistics import site_statistics
 
 OUT = Path(__file__).parent / "results" / "trainer_speed.json"
 SEED, RATE = 3, 0.002
+_ROUNDING = 0.1
+"""How far two trainings may end from each other, as a share of the way that they went: Adam turns a gradient's last bit into whole
+steps, and our optimiser is fused (0.008 in three epochs on AVX-512 with AMX). With another order of the cases it is 1.1."""
 READY = (
     "from fedstudy_trainer import session, work, learner\n"
     "from fedstudy_trainer.data import augment, batches, cache, dataset\n"
@@ -226,9 +229,17 @@ def epochs_figure(augmented: bool, root: Path, scratch: Path, epochs: int, repea
     what = f"an epoch of {cases} cases, " + ("augmented" if augmented else "not augmented")
     figure = compared(what, ours, theirs, repeats, epochs)
     if not augmented:
-        for name, value in ended["ours"].items():
-            np.testing.assert_allclose(value, ended["plain"][name], atol=1e-4, err_msg=name)
+        apart, moved = _distance(ended["ours"], ended["plain"]), _distance(ended["plain"], state)
+        assert apart < _ROUNDING * moved, f"the two ended {apart:.3g} apart, having moved by {moved:.3g}"
     return figure
+
+
+def _distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """L2, over all tensors that both have."""
+    names = one.keys() & other.keys()
+    return float(
+        sum(np.square(np.asarray(one[name]) - np.asarray(other[name])).sum() for name in names) ** 0.5
+    )
 
 
 def start_figure(repeats: int) -> Figure:
