@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from tests import small_study
 
 from fedstudy.agent.process import agent
 from fedstudy.agent.settings import Settings
@@ -46,24 +47,7 @@ UPDATE = {"weight": np.ones((2, 3), np.float32)}
 
 
 def plan_of(rounds: int = 2) -> StudyPlan:
-    return StudyPlan.model_validate(
-        {
-            "study": "s",
-            "uid": "u-1",
-            "purpose": "DUO:0000007",
-            "task": {
-                "type": "Classification",
-                "covariates": [{"name": "age"}],
-                "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-            },
-            "model": {"network": {"name": "Linear"}},
-            "preprocessing": {},
-            "augmentation": {},
-            "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-            "federation": {"rounds": rounds, "minSites": 3},
-            "cohort": {},
-        }
-    )
+    return small_study.plan(federation={"rounds": rounds, "minSites": 3})
 
 
 async def until(holds: Callable[[], Any], what: str = "", seconds: float = 20.0) -> Any:

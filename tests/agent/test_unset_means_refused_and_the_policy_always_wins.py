@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import small_study
 
 from fedstudy.agent.policy import approval, evaluate
 from fedstudy.plan import StudyPlan
@@ -26,23 +27,7 @@ OPEN = DatasetPolicy(
 
 
 def plan(**changes: Any) -> StudyPlan:
-    document: dict[str, Any] = {
-        "study": "glioma",
-        "uid": "u-1",
-        "purpose": "DUO:0000007",
-        "task": {
-            "type": "Classification",
-            "covariates": [{"name": "age"}],
-            "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-        },
-        "model": {"network": {"name": "Linear"}},
-        "preprocessing": {},
-        "augmentation": {},
-        "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-        "federation": {"rounds": 2, "minSites": 3},
-        "cohort": {},
-    }
-    return StudyPlan.model_validate(document | changes)
+    return small_study.plan(**{"federation": {"rounds": 2, "minSites": 3}, **changes})
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import small_study
+
 from fedstudy_operator.local.processes import start_time
 
 SITES = ("east", "north", "south")
@@ -23,18 +25,10 @@ Document = dict[str, Any]
 
 
 def _study(rounds: int, min_sites: int) -> Document:
-    return {
-        "purpose": "DUO:0000007",
-        "task": {
-            "type": "Classification",
-            "covariates": [{"name": "age"}],
-            "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-        },
-        "model": {"network": {"name": "Linear"}},
-        "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-        "federation": {"rounds": rounds, "minSites": min_sites, "roundTimeoutSeconds": 60},
-        "sites": [{"name": site} for site in SITES],
-    }
+    return small_study.spec(
+        federation={"rounds": rounds, "minSites": min_sites, "roundTimeoutSeconds": 60},
+        sites=[{"name": site} for site in SITES],
+    )
 
 
 def _policy() -> Document:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests import small_study
 from tests.cli.conftest import Run
 from tests.cli.test_a_support_bundle_holds_no_secret import CANARY, b64, unpacked
 from tests.cluster import fixtures
@@ -22,18 +23,7 @@ from fedstudy_operator.pki import make_authority
 
 pytestmark = pytest.mark.cluster
 HUB, SITE = "cli-hub", "cli-north"
-STUDY: dict[str, Any] = {
-    "purpose": "DUO:0000007",
-    "task": {
-        "type": "Classification",
-        "covariates": [{"name": "age"}],
-        "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-    },
-    "model": {"network": {"name": "Linear"}},
-    "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-    "federation": {"rounds": 2, "minSites": 1},
-    "sites": [{"name": "north"}],
-}
+STUDY = small_study.spec(federation={"rounds": 2, "minSites": 1}, sites=[{"name": "north"}])
 PARTICIPANT = {"study": {"name": "glioma", "namespace": HUB}, "siteName": "north", "datasetRef": "scans"}
 APPLY = "application/apply-patch+yaml"
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import small_study
 
 from fedstudy import tensors
 from fedstudy.aggregator.algorithms import Share, Update, algorithm, names
@@ -45,18 +46,9 @@ def installed(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def plan(**parameters: float | str) -> StudyPlan:
-    return StudyPlan.model_validate(
-        {
-            "study": "example", "uid": "u", "purpose": "DUO:0000007",
-            "task": {"type": "Classification", "covariates": [{"name": "age"}],
-                     "target": {"label": "idh", "classes": ["wildtype", "mutant"]}},
-            "model": {"network": {"name": "Linear"}},
-            "preprocessing": {}, "augmentation": {},
-            "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-            "federation": {"rounds": 3, "algorithm": {"name": "FedAvgM", "parameters": parameters}},
-            "cohort": {},
-        }
-    )  # fmt: skip
+    return small_study.plan(
+        federation={"rounds": 3, "algorithm": {"name": "FedAvgM", "parameters": parameters}}
+    )
 
 
 def model(folder: Path) -> TensorFile:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests import small_study
 
 from fedstudy import tensors
 from fedstudy.agent.disclosure import check
@@ -38,24 +39,7 @@ each_transfer = pytest.mark.parametrize(
 
 
 def plan(transfer: Transfer, algorithm: str = "FedAvg") -> StudyPlan:
-    return StudyPlan.model_validate(
-        {
-            "study": "s",
-            "uid": "u",
-            "purpose": "DUO:0000007",
-            "task": {
-                "type": "Classification",
-                "covariates": [{"name": "age"}],
-                "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-            },
-            "model": {"network": {"name": "Linear"}},
-            "preprocessing": {},
-            "augmentation": {},
-            "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-            "federation": {"rounds": 1, "algorithm": {"name": algorithm}, "transfer": transfer},
-            "cohort": {},
-        }
-    )
+    return small_study.plan(federation={"rounds": 1, "algorithm": {"name": algorithm}, "transfer": transfer})
 
 
 def judged(folder: Path, answer: Mapping[str, Array], study: StudyPlan) -> float | None:

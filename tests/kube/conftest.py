@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests import small_study
 from tests.cluster.control_plane import REPOSITORY, ControlPlane, hyperkube
 from tests.required import lacking
 
@@ -336,19 +337,10 @@ def study(name: str = "glioma", sites: tuple[str, ...] = ("north", "south"), **s
         "apiVersion": "fedstudy.io/v1alpha1",
         "kind": "FederatedStudy",
         "metadata": {"name": name},
-        "spec": {
-            "purpose": "DUO:0000007",
-            "task": {
-                "type": "Classification",
-                "covariates": [{"name": "age"}],
-                "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-            },
-            "model": {"network": {"name": "Linear"}},
-            "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-            "federation": {"rounds": 3, "minSites": 2},
-            "sites": [{"name": site} for site in sites],
-            **spec,
-        },
+        "spec": small_study.spec(
+            federation={"rounds": 3, "minSites": 2}, sites=[{"name": site} for site in sites]
+        )
+        | spec,
     }
 
 

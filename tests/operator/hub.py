@@ -8,6 +8,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from tests import small_study
 
 from fedstudy.errors import ConnectionLostError
 from fedstudy.wire.admin import (
@@ -58,19 +59,11 @@ def manifest(**spec: Any) -> Object:
         "apiVersion": "fedstudy.io/v1alpha1",
         "kind": "FederatedStudy",
         "metadata": {"name": "glioma", "namespace": "hub"},
-        "spec": {
-            "purpose": "DUO:0000007",
-            "task": {
-                "type": "Classification",
-                "covariates": [{"name": "age"}],
-                "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-            },
-            "model": {"network": {"name": "Linear"}},
-            "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-            "federation": {"rounds": 2, "minSites": 2},
-            "sites": [{"name": "north"}, {"name": "south", "required": True}],
-            **spec,
-        },
+        "spec": small_study.spec(
+            federation={"rounds": 2, "minSites": 2},
+            sites=[{"name": "north"}, {"name": "south", "required": True}],
+        )
+        | spec,
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import small_study
 
 from fedstudy.wire.admin import AggregatorState, Phase
 from fedstudy_operator.cluster import Key, Object
@@ -32,18 +33,10 @@ def resource(kind: str, namespace: str, name: str, spec: dict[str, Any]) -> Obje
 
 
 def manifests(rounds: int, release: str = "Never") -> list[Object]:
-    study = {
-        "purpose": "DUO:0000007",
-        "task": {
-            "type": "Classification",
-            "covariates": [{"name": "age"}],
-            "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-        },
-        "model": {"network": {"name": "Linear"}},
-        "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-        "federation": {"rounds": rounds, "minSites": 2, "roundTimeoutSeconds": 120},
-        "sites": [{"name": site} for site in SITES],
-    }
+    study = small_study.spec(
+        federation={"rounds": rounds, "minSites": 2, "roundTimeoutSeconds": 120},
+        sites=[{"name": site} for site in SITES],
+    )
     policy = {
         "purposes": ["DUO:0000007"],
         "algorithms": ["*"],

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import small_study
 
 from fedstudy_operator.api import FederatedStudy, SiteDataset, SiteParticipant
 from fedstudy_operator.children import participant, study, trainer
@@ -23,19 +24,7 @@ def a_study(**spec: Any) -> FederatedStudy:
     return FederatedStudy.model_validate(
         {
             "metadata": {"name": "glioma", "namespace": "hub", "uid": "u1"},
-            "spec": {
-                "purpose": "DUO:0000007",
-                "task": {
-                    "type": "Classification",
-                    "covariates": [{"name": "age"}],
-                    "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-                },
-                "model": {"network": {"name": "Linear"}},
-                "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-                "federation": {"rounds": 2},
-                "sites": [{"name": "north"}, {"name": "south", "required": True}],
-                **spec,
-            },
+            "spec": small_study.spec(sites=[{"name": "north"}, {"name": "south", "required": True}]) | spec,
         }
     )
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests import small_study
 
 from fedstudy_operator.api import FederatedStudy, SiteDataset, SiteParticipant
 from fedstudy_operator.children import participant, pod, study, trainer
@@ -69,18 +70,7 @@ def a_study(**spec: Any) -> FederatedStudy:
     return FederatedStudy.model_validate(
         {
             "metadata": {"name": "glioma", "namespace": "hub", "uid": "u1"},
-            "spec": {
-                "purpose": "DUO:0000007",
-                "task": {
-                    "type": "Classification",
-                    "covariates": [{"name": "age"}],
-                    "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-                },
-                "model": {"network": {"name": "Linear"}},
-                "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-                "federation": {"rounds": 2},
-                **spec,
-            },
+            "spec": small_study.spec(**spec),
         }
     )
 

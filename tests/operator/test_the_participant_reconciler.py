@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from tests import small_study
 from tests.operator.hub import FakePeers
 
 from fedstudy.agent.presence import SILENT_SECONDS
@@ -37,18 +38,7 @@ def resource(kind: str, namespace: str, name: str, spec: dict[str, Any]) -> Obje
     return {"apiVersion": "fedstudy.io/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
-STUDY_SPEC: dict[str, Any] = {
-    "purpose": "DUO:0000007",
-    "task": {
-        "type": "Classification",
-        "covariates": [{"name": "age"}],
-        "target": {"label": "idh", "classes": ["wildtype", "mutant"]},
-    },
-    "model": {"network": {"name": "Linear"}},
-    "training": {"localEpochs": 1, "optimizer": {"learningRate": 0.1}},
-    "federation": {"rounds": 2},
-    "sites": [{"name": "north"}],
-}
+STUDY_SPEC = small_study.spec(sites=[{"name": "north"}])
 
 
 class Hospital:
