@@ -12,11 +12,10 @@ from typing import Any
 
 import grpc
 import pytest
+from a_served_study import DOMAIN, UID, served
 
 from fedstudy import tensors
-from fedstudy.aggregator.config import StudyConfig, load
 from fedstudy.aggregator.report import collect
-from fedstudy.aggregator.server import serve
 from fedstudy.aggregator.state import Kind, Stage
 from fedstudy.errors import ConnectionLostError, PlanError, RefusedError
 from fedstudy.identity import Identity, Role
@@ -38,7 +37,6 @@ from fedstudy.wire.status import from_rpc_error
 from fedstudy.wire.transfer import fetch, submit
 from fedstudy_operator.pki import KeyPair, issue, make_authority, sign_csr
 
-DOMAIN, UID = "hub.example", "study-1"
 KINDS = {
     pb.STATISTICS: Kind.STATISTICS,
     pb.INITIALISE: Kind.INITIALISE,
@@ -80,31 +78,8 @@ async def running(folder: Path, plan: Any, sites: tuple[str, ...]) -> AsyncItera
     identity = Identity(DOMAIN, "study", UID, Role.AGGREGATOR)
     pair = issue(authority, identity=identity, dns_names=("aggregator",), days=1, server=True, client=False)
     hub.tls("server", pair.certificate_pem, pair.key_pem)
-    (folder / "config").mkdir()
-    (folder / "config" / "plan.json").write_bytes(plan.canonical())
-    study = StudyConfig(uid=UID, trust_domain=DOMAIN, sites=list(sites))
-    (folder / "config" / "study.json").write_text(study.model_dump_json(by_alias=True))
-    settings = load(
-        {
-            "FEDSTUDY_LISTEN": "127.0.0.1:0",
-            "FEDSTUDY_TLS": str(folder / "server"),
-            "FEDSTUDY_CONFIG": str(folder / "config"),
-            "FEDSTUDY_STATE": str(folder / "state"),
-        }
-    )
-    stop, ready = asyncio.Event(), asyncio.Event()
-
-    def started(port: int) -> None:
-        hub.port = port
-        ready.set()
-
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(serve(settings, stop, started))
-        await ready.wait()
-        try:
-            yield hub
-        finally:
-            stop.set()
+    async with served(folder, plan, sites) as hub.port:
+        yield hub
 
 
 async def watch(hub: Hub, seen: Callable[[AggregatorState], bool]) -> AggregatorState:

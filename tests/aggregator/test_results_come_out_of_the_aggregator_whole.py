@@ -14,10 +14,9 @@ from typing import Any
 
 import grpc
 import pytest
+from a_served_study import DOMAIN, UID, served
 
-from fedstudy.aggregator.config import StudyConfig, load
 from fedstudy.aggregator.report import collect
-from fedstudy.aggregator.server import serve
 from fedstudy.errors import ConnectionLostError, ManifestError, RefusedError, UpdateError
 from fedstudy.identity import Identity, Role
 from fedstudy.tensors import digest_file
@@ -29,8 +28,6 @@ from fedstudy.wire.status import from_rpc_error
 from fedstudy_operator.commands import results as command
 from fedstudy_operator.commands.where import Where
 from fedstudy_operator.pki import KeyPair, issue, make_authority
-
-DOMAIN, UID = "hub.example", "study-1"
 
 
 def written(folder: Path, pair: KeyPair, authority: KeyPair) -> TLSFiles:
@@ -58,33 +55,13 @@ async def aggregator(
     """The aggregator on a folder in which a study has run."""
     authority = make_authority("study", 2)
     written(folder / "server", issued(authority, Role.AGGREGATOR), authority)
-    (folder / "config").mkdir()
-    (folder / "config" / "plan.json").write_bytes(plan.canonical())
-    study = StudyConfig(uid=UID, trust_domain=DOMAIN, sites=list(sites))
-    (folder / "config" / "study.json").write_text(study.model_dump_json(by_alias=True))
-    settings = load(
-        {
-            "FEDSTUDY_LISTEN": "127.0.0.1:0",
-            "FEDSTUDY_TLS": str(folder / "server"),
-            "FEDSTUDY_CONFIG": str(folder / "config"),
-            "FEDSTUDY_STATE": str(folder / "state"),
-            "FEDSTUDY_METRICS": metrics,
-        }
-    )
-    stop = asyncio.Event()
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    async with served(folder, plan, sites, metrics=metrics) as port:
 
-    @asynccontextmanager
-    async def dial() -> AsyncIterator[str]:
-        yield f"127.0.0.1:{await port}"
+        @asynccontextmanager
+        async def dial() -> AsyncIterator[str]:
+            yield f"127.0.0.1:{port}"
 
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-        group.create_task(serve(settings, stop, port.set_result))
-        await port
-        try:
-            yield dial, authority
-        finally:
-            stop.set()
+        yield dial, authority
 
 
 async def test_everything_arrives_with_report_and_card(tmp_path: Path, fedstudy_fakes: Any) -> None:
