@@ -17,7 +17,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,9 +145,10 @@ class Living:
         return self.counter.read_text()[9:].strip() if self.counter.exists() else ""
 
     def signal(self, number: int) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless it has ended: the word of that may still be on its way from the nursery."""
         if not self.ended.done():
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
 
 class Nursery:
